@@ -1,0 +1,260 @@
+"""The wire messages between operators, hub and nodes, and what makes each of them valid.
+
+Source: the project's wire protocol (docs/api.md). Operators' messages forbid unknown fields, since a
+misspelt one must not pass in silence; nodes' messages ignore them, since versions differ. Everything beyond
+the protocol's *fixed* fields is optional on the wire.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from gridcore.platforms import PLATFORMS
+
+MASK = "***"
+NODE_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
+TASK_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+MAX_ENV = 100
+MAX_ERRORS = 20
+MAX_ERROR_BYTES = 1024
+CONTRACT_NAMES = (
+    "TASK_NAME",
+    "NODE_ID",
+    "INSTANCE_ID",
+    "INPUT_REDIS_URL",
+    "OUTPUT_REDIS_URL",
+    "INPUT_QUEUE",
+    "OUTPUT_QUEUE",
+)
+"""The variables that every container gets from us; a task's own `env` may not name them."""
+
+NodeRuntimeStatus = Literal["Running", "Idle", "Error"]
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Never a leading dash: an image stands on docker's command line, where "-v…" would be an option.
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
+_BREAKS = re.compile(r"[\x00\r\n]")
+
+
+def _one_line(value: str) -> str:
+    if _BREAKS.search(value):
+        raise ValueError("must not hold NUL, CR or LF")
+    return value
+
+
+def _unset_when_empty(value: Any) -> Any:
+    return None if value == "" else value
+
+
+def _image_reference(value: str) -> str:
+    if not _IMAGE.fullmatch(value):
+        raise ValueError("expected an image reference such as registry:5000/name:tag")
+    return value
+
+
+def check_env(env: dict[str, str]) -> dict[str, str]:
+    """The task's own environment, or ValueError that names the variable and what is wrong with it."""
+    if len(env) > MAX_ENV:
+        raise ValueError(f"at most {MAX_ENV} variables, got {len(env)}")
+    for name, value in env.items():
+        if not _ENV_NAME.fullmatch(name):
+            raise ValueError(f"{name[:80]!r} is not a variable name ([A-Za-z_][A-Za-z0-9_]*)")
+        if name in CONTRACT_NAMES:
+            raise ValueError(f"{name} is set by GridCore itself; choose another name")
+        if _BREAKS.search(value):
+            raise ValueError(f"the value of {name} must not hold NUL, CR or LF")
+    return env
+
+
+Line = Annotated[str, AfterValidator(_one_line), Field(max_length=4096)]
+OptionalLine = Annotated[Line | None, BeforeValidator(_unset_when_empty)]
+Image = Annotated[str, AfterValidator(_image_reference)]
+OptionalImage = Annotated[Image | None, BeforeValidator(_unset_when_empty)]
+Env = Annotated[dict[str, str], AfterValidator(check_env)]
+NodeId = Annotated[str, StringConstraints(pattern=NODE_ID_PATTERN)]
+TaskName = Annotated[str, StringConstraints(pattern=TASK_NAME_PATTERN)]
+
+
+class _RunFields(BaseModel):
+    """The optional part of a task that decides how its containers run; shared by both views of it."""
+
+    input_redis: OptionalLine = None
+    output_redis: OptionalLine = None
+    input_queue: OptionalLine = None
+    output_queue: OptionalLine = None
+    env: Env | None = None
+    """The task's own variables, values as they are."""
+    command: list[Line] | None = Field(default=None, max_length=256)
+    """Arguments in place of the image's own command."""
+    memory: int | None = Field(default=None, ge=6, le=16_777_216)
+    """MB for each container."""
+    parallelism: int | None = Field(default=None, ge=1, le=4096)
+    """Containers a node, at most."""
+    gpus: int | None = Field(default=None, ge=0, le=64)
+    """GPUs for each container."""
+    stop_timeout: float | None = Field(default=None, ge=0, le=86_400)
+    """Seconds between SIGTERM and SIGKILL."""
+
+
+_ADDITIONS = ("env", "command", "memory", "parallelism", "gpus", "stop_timeout")
+
+
+class TaskDefinition(_RunFields):
+    """What an operator posts to `/api/tasks`: `name`, `image` and/or `images`, the rest optional."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: TaskName
+    image: OptionalImage = None
+    images: dict[Literal["linux/amd64", "linux/arm64", "linux/arm/v7"], Image] | None = None
+    """An image for each platform; one that is missing falls back to `image`."""
+
+    @model_validator(mode="after")
+    def _has_an_image(self) -> TaskDefinition:
+        if not self.image and not self.images:
+            raise ValueError(f"set `image`, or `images` for some of {', '.join(PLATFORMS)}")
+        return self
+
+    def image_for(self, platform: str) -> str | None:
+        """The image that a node of this platform runs, or None if the task has none for it."""
+        by_platform: dict[str, str] = {**(self.images or {})}
+        return by_platform.get(platform, self.image)
+
+    def to_stored(self) -> dict[str, Any]:
+        """The definition as JSON values, unset fields left out: what "the same definition" compares."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class TaskConfig(_RunFields):
+    """What a node is told to run: the answer of `GET /gridnode/task`, `null` where there is nothing."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    task_name: TaskName
+    image: Image
+    redis_url: str | None = None
+    """Always null; nodes that speak the fixed protocol expect the key."""
+    generation: str | None = None
+    """The revision of what is current; None from a hub that does not know generations."""
+
+    @classmethod
+    def of(cls, task: TaskDefinition, platform: str, generation: str) -> TaskConfig | None:
+        """The task as one platform's node gets it, or None if it has no image for that platform."""
+        image = task.image_for(platform)
+        if image is None:
+            return None
+        shared = {name: getattr(task, name) for name in _RunFields.model_fields}
+        return cls(task_name=task.name, image=image, generation=generation, **shared)
+
+    def to_wire(self) -> dict[str, Any]:
+        """JSON values: the fixed fields always, `null` when unset; of the additions what is set."""
+        wire = self.model_dump(mode="json")
+        for name in (*_ADDITIONS, "generation"):
+            if wire[name] is None:
+                del wire[name]
+        return wire
+
+
+class TaskGuard(BaseModel):
+    """The optional body of `next` and `finish`: act only if this is still the current task."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    task: TaskName
+    generation: str | None = None
+
+
+class RegisterRequest(BaseModel):
+    """The body of `POST /gridnode/register`; the first four are fixed."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    node_id: Annotated[NodeId | None, BeforeValidator(_unset_when_empty)] = None
+    hostname: str = Field(max_length=255)
+    architecture: str = Field(max_length=64)
+    cpu_count: int = Field(ge=0, le=65_536)
+    platform: str | None = Field(default=None, max_length=64)
+    agent_version: str | None = Field(default=None, max_length=64)
+    labels: dict[str, str] = Field(default_factory=dict, max_length=64)
+    gpu_count: int | None = Field(default=None, ge=0, le=1024)
+    machine: str | None = Field(default=None, max_length=128)
+    """A hash of machine-id and board serial (or MAC): tells two machines with one node id apart."""
+
+
+class RegisterAnswer(BaseModel):
+    """The answer of `POST /gridnode/register`."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    node_id: NodeId
+    current_task: TaskConfig | None = None
+    stop_requested: bool = False
+    drain: bool = False
+
+
+class NodeErrorReport(BaseModel):
+    """One thing that went wrong on a node. The hub stamps the time, since nodes' clocks are not trusted."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    instance: int | None = None
+    """The slot, 0…N-1; None when it concerns the whole node."""
+    kind: str = Field(max_length=64)
+    message: str = Field(max_length=MAX_ERROR_BYTES)
+
+
+class ContainerReport(BaseModel):
+    """One slot of a node as its heartbeat shows it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    instance: int
+    cpu: int | None = None
+    state: str = Field(max_length=32)
+    restarts: int = 0
+
+
+class HeartbeatRequest(BaseModel):
+    """The body of `POST /gridnode/heartbeat`; the first three are fixed."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    node_id: NodeId
+    status: NodeRuntimeStatus
+    active_containers: int = Field(ge=0, le=65_536)
+    task: str | None = Field(default=None, max_length=128)
+    generation: str | None = Field(default=None, max_length=128)
+    reason: str | None = Field(default=None, max_length=MAX_ERROR_BYTES)
+    containers: list[ContainerReport] | None = Field(default=None, max_length=4096)
+    errors: list[NodeErrorReport] = Field(default_factory=list, max_length=MAX_ERRORS)
+
+
+class HeartbeatAnswer(BaseModel):
+    """The answer of `POST /gridnode/heartbeat`; only `stop_requested` is fixed."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    stop_requested: bool = False
+    known: bool | None = None
+    """None: this hub never says; False: it does not know the node, which then registers again."""
+    drain: bool = False
+    heartbeat_interval: float | None = Field(default=None, ge=1, le=45)
+
+
+class DeregisterRequest(BaseModel):
+    """The body of `POST /gridnode/deregister`."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    node_id: NodeId
