@@ -128,8 +128,10 @@ class TaskDefinition(_RunFields):
 
     def image_for(self, platform: str) -> str | None:
         """The image that a node of this platform runs, or None if the task has none for it."""
-        by_platform: dict[str, str] = {**(self.images or {})}
-        return by_platform.get(platform, self.image)
+        for known, image in (self.images or {}).items():
+            if known == platform:
+                return image
+        return self.image
 
     def to_stored(self) -> dict[str, Any]:
         """The definition as JSON values, unset fields left out: what "the same definition" compares."""
