@@ -1,0 +1,240 @@
+"""The container engine through python-on-whales: the only module that knows it.
+
+Every call is one short-lived `docker` child with a deadline, on a thread of its own (a few at a time).
+`timeout` ends a child that a hung daemon keeps, `setpriv --pdeathsig` one whose agent died. The threads
+are daemons, so that a call under way never keeps the agent from exiting. After a deadline the outcome is
+unknown: list before acting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from python_on_whales import Container as WhalesContainer
+from python_on_whales import DockerClient
+from python_on_whales.client_config import ClientNotFoundError, ParsingError, bulk_reload
+from python_on_whales.exceptions import DockerException, NoSuchImage
+
+from agent import spec
+from agent.engine_errors import translate
+from agent.errors import EngineError, EngineTimeout, EngineUnreachable
+from agent.planner import Container
+from gridcore.platforms import canonical_platform
+
+T = TypeVar("T")
+
+DEADLINE = 60
+"""Seconds for every call but a pull."""
+CALLS_AT_ONCE = 4
+LOG_LIMITS = ["max-size=10m", "max-file=2"]
+PIDS_LIMIT = 1024
+
+
+class Engine:
+    """The calls that the agent makes; each raises an EngineError when it does not succeed."""
+
+    def __init__(
+        self,
+        owner: str,
+        *,
+        platform: str | None = None,
+        pull_timeout: float = 3600,
+        deadline: int = DEADLINE,
+    ) -> None:
+        self._owner = owner
+        self._platform = platform
+        self._deadline = deadline
+        self._pull_timeout = int(pull_timeout)
+        self._docker = DockerClient(client_call=_bounded(deadline))
+        self._puller = DockerClient(client_call=_bounded(self._pull_timeout))
+        self._calls = asyncio.Semaphore(CALLS_AT_ONCE)
+
+    async def platform(self) -> str:
+        """The platform of the engine's images, such as `linux/arm64`; asked once, unless configured."""
+        if self._platform is not None:
+            return self._platform
+        version = await self._call("asking for the version", self._docker.version)
+        server = version.server
+        if server is None or not server.os or not server.arch:
+            raise EngineUnreachable("engine", "the container engine does not tell its platform")
+        self._platform = canonical_platform(f"{server.os}/{server.arch}")
+        return self._platform
+
+    async def containers(self) -> tuple[Container, ...]:
+        """Every container of ours, running or not: one list and one inspect, however many there are."""
+        return await self._call("listing containers", self._list)
+
+    async def has_image(self, image: str) -> bool:
+        """Whether the image is on this machine."""
+        return await self._call("looking for the image", lambda: self._docker.image.exists(image))
+
+    async def pull(self, image: str) -> None:
+        """Fetch the image from its registry."""
+        # Named, since an image made for another platform would come without a word.
+        platform = await self.platform()
+
+        def fetch() -> None:
+            self._puller.image.pull(image, quiet=True, platform=platform)
+
+        await self._call(f"pulling {image}", fetch, self._pull_timeout, bounded=False)
+
+    async def start(self, slot: spec.SlotSpec) -> None:
+        """Create and start a slot's container. One that was created but did not start stays to be removed."""
+        await self._call(f"starting {slot.name}", lambda: self._start(slot))
+
+    async def signal(self, containers: Sequence[Container], signal: str) -> None:
+        """Send a signal; containers that have ended meanwhile make it fail, the others got it."""
+        ids = [c.id for c in containers]
+        await self._call(f"sending {signal}", lambda: self._docker.container.kill(ids, signal=signal))
+
+    async def remove(self, containers: Sequence[Container]) -> None:
+        """Remove containers that have ended, with their anonymous volumes."""
+        ids = [c.id for c in containers]
+        await self._call("removing containers", lambda: self._docker.container.remove(ids, volumes=True))
+
+    def _list(self) -> tuple[Container, ...]:
+        for attempt in (1, 2):
+            found = self._docker.container.list(all=True, filters=[("label", f"{spec.OWNER}={self._owner}")])
+            if not found:
+                return ()
+            try:
+                bulk_reload(list(found))
+                return tuple(_frozen(container) for container in found)
+            except DockerException:
+                if attempt == 2:  # one that was removed between list and inspect: look again, once
+                    raise
+        raise AssertionError
+
+    def _start(self, slot: spec.SlotSpec) -> None:
+        # A file, since values on a command line can be read by every user of the machine.
+        handle, path = tempfile.mkstemp(prefix="gridnode-", dir=os.environ.get("RUNTIME_DIRECTORY"))
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.writelines(f"{name}={value}\n" for name, value in slot.env.items())
+            self._docker.container.run(
+                slot.image,
+                slot.command or (),
+                detach=True,
+                name=slot.name,
+                labels=slot.labels(self._owner),
+                env_files=[path],
+                cpuset_cpus=[slot.cpu],
+                memory=f"{slot.memory_mb}m",
+                memory_swap=f"{slot.memory_mb}m",
+                pids_limit=PIDS_LIMIT,
+                init=True,
+                restart="no",
+                log_driver="json-file",
+                log_options=LOG_LIMITS,
+                security_options=["no-new-privileges"],
+                pull="never",
+            )
+        finally:
+            Path(path).unlink(missing_ok=True)
+
+    async def _call(
+        self, doing: str, function: Callable[[], T], deadline: int | None = None, *, bounded: bool = True
+    ) -> T:
+        # The child ends itself; this second clock is for a child that even SIGKILL does not end.
+        patience = (deadline or self._deadline) + 5
+        try:
+            async with asyncio.timeout(patience):
+                if not bounded:
+                    return await _on_a_thread(function)
+                async with self._calls:
+                    return await _on_a_thread(function)
+        except TimeoutError:
+            raise EngineTimeout("engine", f"{doing}: the container engine did not answer in time") from None
+        except NoSuchImage as error:
+            raise EngineError("no-image", f"{doing}: {_stderr(error)}") from None
+        except DockerException as error:
+            raise translate(error.return_code, error.stderr or "", doing) from None
+        except ClientNotFoundError:
+            raise EngineUnreachable("engine", "there is no `docker` command on this machine") from None
+        except (ParsingError, ValueError, OSError) as error:
+            text = (
+                f"{doing}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+            )
+            raise EngineError("engine", text) from None
+
+
+def _stderr(error: DockerException) -> str:
+    return " ".join((error.stderr or "").split())[:600]
+
+
+def _bounded(seconds: int) -> list[str]:
+    """The docker command with a deadline, ended when the agent dies."""
+    with_parent = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    return [*with_parent, "timeout", "-k", "2", str(seconds), "docker"]
+
+
+async def _on_a_thread(function: Callable[[], T]) -> T:
+    """Run on a daemon thread; unlike a pool's, it cannot hold up the interpreter's exit."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(setter: Callable[[Any], None], value: Any) -> None:
+        if not done.done():
+            setter(value)
+
+    def work() -> None:
+        try:
+            result = function()
+        except BaseException as error:  # it is raised again where it is awaited
+            outcome: tuple[Callable[[Any], None], Any] = (done.set_exception, error)
+        else:
+            outcome = (done.set_result, result)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=work, daemon=True, name="docker call").start()
+    return await done
+
+
+def _frozen(container: WhalesContainer) -> Container:
+    """One plain value of what the inspect said, so that nothing later asks the engine again."""
+    # The attributes would inspect again when the answer is older than 10 ms.
+    result: Any = container._inspect_result
+    labels = result.config.labels or {}
+    state = result.state
+    cpus = result.host_config.cpuset_cpus
+    return Container(
+        id=result.id,
+        name=(result.name or "").lstrip("/"),
+        status=state.status or "dead",
+        spec=labels.get(spec.SPEC, ""),
+        instance=_int(labels.get(spec.INSTANCE)),
+        cpu=_int(cpus),
+        task=labels.get(spec.TASK, ""),
+        generation=labels.get(spec.GENERATION, ""),
+        exit_code=state.exit_code or 0,
+        oom=bool(state.oom_killed),
+        error=state.error or None,
+        memory_mb=(result.host_config.memory or 0) // 2**20,
+        stop_timeout=_float(labels.get(spec.STOP_TIMEOUT), 30.0),
+        started=_seconds(state.started_at),
+        finished=_seconds(state.finished_at),
+    )
+
+
+def _int(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
+
+
+def _float(text: str | None, default: float) -> float:
+    try:
+        return float(text or default)
+    except ValueError:
+        return default
+
+
+def _seconds(moment: datetime | None) -> float:
+    return moment.timestamp() if moment is not None and moment.year > 1 else 0.0

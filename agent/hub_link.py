@@ -1,0 +1,301 @@
+"""The agent's side of the wire: registers, sends heartbeats, watches the task.
+
+Two loops. `heartbeats` keeps the node known and brings orders; `watch` holds a request open for the current
+task, or asks every 10 s at a hub that gives no ETag. Neither ever ends because of the hub: while it is away
+they ask again, further and further apart, and what runs keeps running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import structlog
+
+from agent import spec
+from agent.report import Board, clip
+from agent.settings import Settings, write_node_id
+from agent.slots import doubled, jittered
+from gridcore import __version__
+from gridcore.client import HubClient
+from gridcore.errors import ConfigError, HubError, HubRejectedToken
+from gridcore.protocol import HeartbeatRequest, RegisterRequest, TaskConfig
+
+log = structlog.get_logger()
+
+POLL = 10.0
+"""Seconds between questions at a hub without instant switching."""
+WAIT = 25.0
+"""Seconds that the hub is asked to hold the question for the task."""
+MOST_BEATS_PER_SECOND = 1.0
+RETRY_FIRST, RETRY_MOST = 1.0, 30.0
+TOKEN_RETRY = 60.0
+REGISTER_GAP = 5.0
+"""Seconds: a hub that forgets this node sooner after it registered is not asked again at once."""
+ENGINE_HEAD_START = 5.0
+"""Seconds that the first registration waits for the engine to tell its platform."""
+FAREWELL = 5.0
+"""Seconds for the last words to the hub."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the node says of itself when it registers; `platform` None while the engine has not told."""
+
+    hostname: str
+    architecture: str
+    platform: str | None
+    cpu_count: int
+    machine: str
+    refusal: str | None = None
+    """Why this machine cannot run containers at all."""
+
+
+class HubLink:
+    """Keeps the hub informed, and turns what it says into what is wanted of the reconciler."""
+
+    def __init__(
+        self,
+        client: HubClient,
+        settings: Settings,
+        config: Path,
+        facts: spec.NodeFacts,
+        identity: Identity,
+        board: Board,
+        *,
+        on_wanted: Callable[[spec.Wanted], None],
+        on_stop: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._config = config
+        self._facts = facts
+        self._identity = identity
+        self._board = board
+        self._on_wanted = on_wanted
+        self._on_stop = on_stop
+        self._random = Random()  # noqa: S311 # jitter, not a secret
+        self.node_id = settings.node_id
+        self._registered = asyncio.Event()
+        self._platform_known = asyncio.Event()
+        self._beat_now = asyncio.Event()
+        self._finishing = asyncio.Event()
+        self._told_to_stop = False
+        self._draining = False
+        self._task: TaskConfig | None = None
+        self._task_known = False
+        self._task_invalid: str | None = None
+        self._interval = settings.heartbeat_interval
+        self._away: str | None = None
+        self._registered_at = 0.0
+        if identity.platform is not None:
+            self._platform_known.set()
+
+    def know_platform(self, identity: Identity) -> None:
+        """The engine has told its platform: from now on tasks can be asked for."""
+        if identity != self._identity:
+            self._registered.clear()
+        self._identity = identity
+        self._platform_known.set()
+        self._beat_now.set()
+
+    async def heartbeats(self) -> None:
+        """Register, then say every interval, and at once when there is news, how the node does."""
+        failures = 0
+        await self._until(self._platform_known, self._finishing, timeout=ENGINE_HEAD_START)
+        while not self._finishing.is_set():
+            try:
+                if not self._registered.is_set() and not self._told_to_stop:
+                    await self._register()
+                await self._beat()
+            except HubError as error:
+                failures += 1
+                self._lost(error)
+                await self._until(self._finishing, timeout=self._retry_in(error, failures))
+            else:
+                failures = 0
+                if self._registered.is_set() or self._told_to_stop:
+                    await self._until_next_beat()
+                elif time.monotonic() - self._registered_at < REGISTER_GAP:
+                    await self._until(self._finishing, timeout=REGISTER_GAP)
+
+    async def watch(self) -> None:
+        """Follow the hub's current task."""
+        etag: str | None = None
+        failures = 0
+        while True:
+            await self._registered.wait()
+            await self._platform_known.wait()
+            platform, node_id = self._identity.platform, self.node_id
+            if platform is None or node_id is None:
+                raise AssertionError("registered without an id or a platform")
+            asked = time.monotonic()
+            try:
+                answer = await self._client.task(platform, node_id, etag, WAIT if etag else None)
+            except HubError as error:
+                failures += 1
+                self._lost(error)
+                await asyncio.sleep(self._retry_in(error, failures))
+                continue
+            failures = 0
+            etag = answer.etag
+            if answer.heartbeat_now:
+                self._beat_now.set()
+            if answer.changed:
+                self._task, self._task_known, self._task_invalid = answer.task, True, answer.invalid
+                if answer.invalid:
+                    self._board.error("bad-task", f"the hub's task cannot be used: {answer.invalid}")
+                self._apply()
+            if etag is None:
+                await asyncio.sleep(POLL)
+            elif not answer.changed and not answer.heartbeat_now and time.monotonic() - asked < 1.0:
+                await asyncio.sleep(POLL)  # this hub has ETags but does not hold requests
+
+    async def finish(self, heartbeats: asyncio.Task[None]) -> None:
+        """End the heartbeats, the one under way included, so that nothing follows the farewell."""
+        self._finishing.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL):
+                await asyncio.shield(heartbeats)
+        heartbeats.cancel()
+
+    async def farewell(self) -> None:
+        """Deregister: the hub then knows at once that this node is gone."""
+        if self.node_id is None:
+            return
+        try:
+            async with asyncio.timeout(FAREWELL):
+                await self._client.deregister(self.node_id)
+        except (HubError, TimeoutError) as error:
+            log.warning("could not deregister; the hub will notice in 60 s", error=str(error))
+
+    async def _register(self) -> None:
+        known = self.node_id
+        identity = self._identity
+        answer = await self._client.register(
+            RegisterRequest(
+                node_id=known,
+                hostname=identity.hostname,
+                architecture=identity.architecture,
+                cpu_count=identity.cpu_count,
+                platform=identity.platform,
+                agent_version=__version__,
+                labels=self._settings.labels,
+                machine=identity.machine,
+            )
+        )
+        if identity != self._identity:
+            return  # the engine told its platform meanwhile: once more, with that
+        self._draining = answer.drain
+        self._registered.set()
+        self._registered_at = time.monotonic()
+        self._found()
+        if answer.node_id != known:
+            self._take_id(answer.node_id, known)
+        log.info("registered", node_id=self.node_id, architecture=identity.architecture)
+        self._apply()
+
+    def _take_id(self, node_id: str, before: str | None) -> None:
+        self.node_id = node_id
+        if before is not None:
+            log.warning(
+                "the hub gave this node another id: its old one is in use by another machine "
+                "(was this disk cloned?)",
+                old=before,
+                new=node_id,
+            )
+        try:
+            write_node_id(self._config, node_id)
+        except (OSError, ConfigError) as error:
+            text = f"the node id could not be written to {self._config}, so the next start gets a new one"
+            log.warning(text, error=str(error))
+            self._board.error("config", f"{text}: {error}")
+
+    async def _beat(self) -> None:
+        if self.node_id is None:
+            return
+        self._board.news.clear()
+        self._beat_now.clear()
+        report, errors = self._board.report, self._board.take_errors()
+        was_away = self._away is not None
+        try:
+            answer = await self._client.heartbeat(
+                HeartbeatRequest(
+                    node_id=self.node_id,
+                    status=report.status,
+                    active_containers=report.active_containers,
+                    task=report.task,
+                    generation=report.generation,
+                    reason=clip(report.reason) if report.reason else None,
+                    containers=list(report.containers),
+                    errors=errors,
+                )
+            )
+        except HubError:
+            self._board.keep_errors(errors)
+            raise
+        self._found()
+        self._interval = answer.heartbeat_interval or self._settings.heartbeat_interval
+        if answer.stop_requested and not self._told_to_stop:
+            log.info("the hub asks this node to stop")
+            self._told_to_stop = True
+            self._on_stop()
+        # A hub that never says `known` may have been replaced while it was away.
+        if answer.known is False or (answer.known is None and was_away):
+            self._board.keep_errors(errors)
+            self._registered.clear()
+        elif answer.known and answer.drain != self._draining:
+            self._draining = answer.drain
+            self._apply()
+
+    def _apply(self) -> None:
+        if self._identity.refusal:
+            self._on_wanted(spec.Wanted(reason=self._identity.refusal))
+        elif self._draining:
+            self._on_wanted(spec.Wanted(reason="drained: the hub wants no containers here"))
+        elif self._task_known and self.node_id is not None:
+            self._on_wanted(self._wanted_now(self.node_id))
+
+    def _wanted_now(self, node_id: str) -> spec.Wanted:
+        if self._task_invalid:
+            return spec.Wanted(reason=f"the hub's task cannot be used: {self._task_invalid}")
+        if self._task is None:
+            return spec.Wanted(reason=f"the hub has no current task for {self._identity.platform}")
+        return spec.want(self._task, self._facts, node_id, self._settings)
+
+    async def _until_next_beat(self) -> None:
+        # The fixed cadence, or news, but never more than one a second.
+        due = time.monotonic() + self._interval
+        await self._until(self._finishing, self._beat_now, timeout=1 / MOST_BEATS_PER_SECOND)
+        await self._until(
+            self._finishing, self._beat_now, self._board.news, timeout=max(0.0, due - time.monotonic())
+        )
+
+    async def _until(self, *events: asyncio.Event, timeout: float) -> None:  # noqa: ASYNC109 # one wait for several events
+        waits = [asyncio.ensure_future(event.wait()) for event in events]
+        try:
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _retry_in(self, error: HubError, failures: int) -> float:
+        seconds = (
+            TOKEN_RETRY if isinstance(error, HubRejectedToken) else doubled(RETRY_FIRST, RETRY_MOST, failures)
+        )
+        return jittered(seconds, self._random)
+
+    def _lost(self, error: HubError) -> None:
+        if str(error) != self._away:
+            log.warning("hub", error=str(error), meanwhile="what runs keeps running")
+        self._away = str(error)
+
+    def _found(self) -> None:
+        if self._away is not None:
+            log.info("hub answers again")
+        self._away = None

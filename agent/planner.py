@@ -1,0 +1,196 @@
+"""What the agent does next, decided without doing it.
+
+`plan` compares what is wanted with what the engine listed and answers with actions. It is level-triggered:
+interrupted at any step and asked again, it goes on from what it sees. Rules:
+
+- Unknown desired state (no word from a hub yet) is not zero desired state: nothing is touched.
+- A container that fits its slot and runs stays. Every other one of ours gets SIGTERM once, SIGKILL when its
+  time is over, and is removed when it has ended.
+- A slot starts only when its image is here, no container holds its name, instance or CPU, and it does not
+  wait after a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field
+from typing import Literal
+
+from agent.slots import SlotMemory
+from agent.spec import SlotSpec, Wanted
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of ours as the engine shows it; times in seconds since the epoch, by the engine's clock."""
+
+    id: str
+    name: str
+    status: str
+    spec: str = ""
+    instance: int | None = None
+    cpu: int | None = None
+    task: str = ""
+    generation: str = ""
+    exit_code: int = 0
+    oom: bool = False
+    error: str | None = None
+    memory_mb: int = 0
+    stop_timeout: float = 30.0
+    started: float = 0.0
+    finished: float = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """It will not run again by itself: `created` too, which is a start that did not succeed."""
+        return self.status in ("exited", "dead", "created")
+
+
+@dataclass(frozen=True)
+class Image:
+    """What is known of the wanted image; `not_before` is on the planner's clock."""
+
+    name: str
+    state: Literal["unknown", "fetching", "ready", "failed"] = "unknown"
+    failures: int = 0
+    not_before: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """See that the image is here: once a node and task, not once a slot."""
+
+    image: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start a slot's container."""
+
+    slot: SlotSpec
+
+
+@dataclass(frozen=True)
+class Terminate:
+    """SIGTERM; each container then has its own time until SIGKILL."""
+
+    containers: tuple[Container, ...]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """SIGKILL, for those whose time is over."""
+
+    containers: tuple[Container, ...]
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Account for what ended, and remove it."""
+
+    containers: tuple[Container, ...]
+
+
+Action = Fetch | Start | Terminate | Kill | Remove
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a decision is made from; `now` and every deadline on one monotonic clock, in seconds."""
+
+    wanted: Wanted | None
+    containers: tuple[Container, ...]
+    now: float
+    memory: Mapping[int, SlotMemory] = field(default_factory=dict)
+    deadlines: Mapping[str, float] = field(default_factory=dict)
+    """Container id → when its SIGKILL is due; it has had its SIGTERM."""
+    busy_containers: Set[str] = frozenset()
+    """Ids with an action under way."""
+    busy_instances: Set[int] = frozenset()
+    """Slots whose start is under way."""
+    image: Image | None = None
+
+
+def plan(state: State) -> list[Action]:
+    """The next steps, none of which waits for another of them."""
+    if state.wanted is None:
+        return []
+    kept = keepers(state)
+    unwanted = [c for c in state.containers if c.id not in kept and c.id not in state.busy_containers]
+    # What a start under way has created already is not a failed start.
+    ended = [c for c in unwanted if c.ended and not _being_started(c, state)]
+    live = [c for c in unwanted if not c.ended]
+    actions: list[Action] = []
+    if ended:
+        actions.append(Remove(tuple(ended)))
+    if fresh := [c for c in live if c.id not in state.deadlines]:
+        actions.append(Terminate(tuple(fresh)))
+    if late := [c for c in live if state.deadlines.get(c.id, state.now + 1) <= state.now]:
+        actions.append(Kill(tuple(late)))
+    return actions + _starts(state, kept)
+
+
+def keepers(state: State) -> dict[str, int]:
+    """The containers that stay, by id, with their instance: the oldest that fits each slot and runs."""
+    kept: dict[str, int] = {}
+    if state.wanted is None:
+        return kept
+    open_slots = {slot.digest: slot.instance for slot in state.wanted.slots}
+    for container in sorted(state.containers, key=lambda c: (c.started, c.id)):
+        fits = container.status == "running" and container.id not in state.deadlines
+        if fits and container.spec in open_slots:
+            kept[container.id] = open_slots.pop(container.spec)
+    return kept
+
+
+def next_deadline(state: State) -> float | None:
+    """When a decision will change by time alone, or None if it will not."""
+    times = list(state.deadlines.values())
+    if state.wanted and (waiting := idle_instances(state)):
+        times += [state.memory[i].not_before for i in waiting if i in state.memory]
+        if state.image is not None and state.image.state == "failed":
+            times.append(state.image.not_before)
+    return min((t for t in times if t > state.now), default=None)
+
+
+def idle_instances(state: State) -> list[int]:
+    """Wanted slots without a container that stays and without a start under way."""
+    if state.wanted is None:
+        return []
+    taken = set(keepers(state).values()) | set(state.busy_instances)
+    return [slot.instance for slot in state.wanted.slots if slot.instance not in taken]
+
+
+def _being_started(container: Container, state: State) -> bool:
+    return container.status == "created" and container.instance in state.busy_instances
+
+
+def _starts(state: State, kept: Iterable[str]) -> list[Action]:
+    if state.wanted is None:
+        return []
+    stay = set(kept)
+    others = [c for c in state.containers if c.id not in stay]
+    names = {c.name for c in others}
+    instances = {c.instance for c in others}
+    cpus = {c.cpu for c in others if not c.ended}
+    idle = set(idle_instances(state))
+    due = [
+        slot
+        for slot in state.wanted.slots
+        if slot.instance in idle
+        and slot.name not in names
+        and slot.instance not in instances
+        and slot.cpu not in cpus
+        and state.memory.get(slot.instance, SlotMemory()).not_before <= state.now
+    ]
+    if not due:
+        return []
+    image = state.image
+    if image is None or image.name != due[0].image:
+        return [Fetch(due[0].image)]
+    if image.state == "ready":
+        return [Start(slot) for slot in due]
+    if image.state == "unknown" or (image.state == "failed" and image.not_before <= state.now):
+        return [Fetch(image.name)]
+    return []

@@ -1,0 +1,191 @@
+"""One agent process: its parts put together, its signals, and how it ends.
+
+SIGTERM and SIGINT stop: containers gracefully ended and removed, deregistered, exit 0; a second signal
+hastens. SIGUSR1 hands over: the calls under way are finished, no container is touched, exit 75, and the next
+agent adopts what runs. A stop told by the hub is a stop like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from agent import machine
+from agent.engine import Engine
+from agent.engine_events import listen
+from agent.errors import EngineError
+from agent.hub_link import HubLink, Identity
+from agent.reconciler import Reconciler
+from agent.report import Board
+from agent.settings import Settings
+from gridcore.client import AiohttpTransport, HubClient
+from gridcore.errors import EXIT_HANDOVER, ConfigError
+from gridcore.platforms import architecture_of, platform_of
+from gridcore.systemd import notify
+
+log = structlog.get_logger()
+
+ENGINE_RETRY = 5.0
+"""Seconds between questions for the engine's platform."""
+STOP_GRACE = 60.0
+"""Seconds that a stop waits, beyond the containers' own time, for an engine that does not answer."""
+EXTEND_EVERY, EXTEND_BY = 5.0, 20.0
+"""Seconds: while stopping, systemd is asked for more time this often, and for this much."""
+
+
+@contextmanager
+def only_agent(config: Path) -> Iterator[None]:
+    """Hold the lock beside the configuration file: one agent a configuration.
+
+    Raises:
+        ConfigError: another agent holds it, or the file cannot be made.
+    """
+    path = config.with_name(config.name + ".lock")
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be made: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise ConfigError(f"{config}: another gridnode runs with this file; stop it first") from None
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+class Service:
+    """Wires the reconciler and the hub link together for one run; `run` answers the exit code."""
+
+    def __init__(self, settings: Settings, config: Path) -> None:
+        self._settings = settings
+        self._facts = machine.facts(config)
+        self._board = Board()
+        configured = platform_of(settings.architecture) if settings.architecture else None
+        self._engine = Engine(self._facts.owner, platform=configured, pull_timeout=settings.pull_timeout)
+        self._reconciler = Reconciler(self._engine, self._board)
+        self._config = config
+        self._signals = 0
+        self._stop_asked = False
+        self._handing_over = False
+
+    async def run(self) -> int:
+        """Run until stopped or handing over: 0 or 75; 1 when containers may be left behind."""
+        notify("READY=1")
+        async with AiohttpTransport(self._settings.server_url, self._settings.token) as transport:
+            self._link = HubLink(
+                HubClient(transport),
+                self._settings,
+                self._config,
+                self._facts,
+                self._identity(self._settings.architecture and platform_of(self._settings.architecture)),
+                self._board,
+                on_wanted=self._reconciler.set_wanted,
+                on_stop=lambda: self._stop("told to stop by the hub", patience=None),
+            )
+            self._on_signals()
+            try:
+                await self._work()
+            except* EngineError as errors:
+                log.error(  # noqa: TRY400 # the text says it all
+                    "gave up stopping: containers may be left",
+                    error=str(errors.exceptions[0]),
+                    containers=self._reconciler.remaining,
+                )
+                return_code = 1
+            else:
+                return_code = EXIT_HANDOVER if self._handing_over else 0
+            if not self._handing_over:
+                await self._link.farewell()
+            log.info("handed over" if self._handing_over else "stopped")
+            return return_code
+
+    async def _work(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            heartbeats = group.create_task(self._link.heartbeats())
+            others = [
+                group.create_task(self._link.watch()),
+                group.create_task(self._learn_platform()),
+                group.create_task(listen(self._facts.owner, self._reconciler.wake)),
+                group.create_task(self._extend_stopping()),
+            ]
+            await self._reconciler.run()
+            for task in others:
+                task.cancel()
+            await self._link.finish(heartbeats)
+
+    def _identity(self, platform: str | None) -> Identity:
+        refusal = None
+        architecture = architecture_of(platform) if platform else machine.guessed_architecture()
+        if architecture == machine.UNSUPPORTED:
+            refusal = "armv6l is not supported: no image is built for it; use an ARMv7 or newer board"
+        return Identity(
+            hostname=self._settings.hostname or machine.hostname(),
+            architecture=architecture,
+            platform=platform,
+            cpu_count=len(self._facts.cpus),
+            machine=machine.fingerprint(),
+            refusal=refusal,
+        )
+
+    async def _learn_platform(self) -> None:
+        while True:
+            try:
+                platform = await self._engine.platform()
+            except EngineError:
+                await asyncio.sleep(ENGINE_RETRY)  # the reconciler tells of the trouble
+                continue
+            break
+        try:
+            identity = self._identity(platform)
+        except KeyError:
+            identity = replace(
+                self._identity(None), platform=platform, refusal=f"the engine's platform is {platform}"
+            )
+        self._link.know_platform(identity)
+
+    def _on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop_signal, number)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_hand_over)
+
+    def _on_stop_signal(self, number: signal.Signals) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            log.warning("a second signal: containers get no more time", signal=number.name)
+            self._reconciler.hasten()
+        else:
+            patience = max(self._settings.stop_timeout, self._settings.max_stop_timeout) + STOP_GRACE
+            self._stop(f"stopped by {number.name}", patience)
+
+    def _stop(self, reason: str, patience: float | None) -> None:
+        if not self._stop_asked:
+            log.info("stopping", why=reason)
+            notify("STOPPING=1")
+        self._stop_asked = True
+        self._reconciler.stop(reason, patience)
+
+    def _on_hand_over(self) -> None:
+        if self._stop_asked:
+            log.warning("already stopping: not handed over")
+            return
+        log.info("handing over: containers keep running for the next agent")
+        self._handing_over = True
+        self._reconciler.hand_over()
+
+    async def _extend_stopping(self) -> None:
+        while True:
+            if self._stop_asked:
+                notify(f"EXTEND_TIMEOUT_USEC={int(EXTEND_BY * 1e6)}")
+            await asyncio.sleep(EXTEND_EVERY)

@@ -1,0 +1,75 @@
+"""What a slot remembers of the containers that ended in it, and how long it waits before the next. Pure.
+
+Failures double from 1 s to 5 min, with jitter so that a fleet does not act in step. An image that ends well
+but at once must not spin either: exit 0 before 5 s of running waits 1 s, doubling to 10 s. A container that
+ran for 60 s wipes the slate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from random import Random
+
+FAILURE_FIRST, FAILURE_MOST = 1.0, 300.0
+QUICK_FIRST, QUICK_MOST = 1.0, 10.0
+QUICK = 5.0
+"""Seconds: exit 0 sooner than this counts as quick."""
+HEALTHY = 60.0
+"""Seconds of running after which earlier failures are forgotten."""
+
+
+@dataclass(frozen=True)
+class SlotMemory:
+    """One slot's history within one task; `not_before` is on the planner's clock."""
+
+    restarts: int = 0
+    failures: int = 0
+    quick_exits: int = 0
+    not_before: float = 0.0
+    error: str | None = None
+    """Why it waits, until a container of it is seen running."""
+
+
+def doubled(first: float, most: float, times: int) -> float:
+    """`first` seconds, doubled for every time after the first, at most `most`."""
+    return min(most, first * 2.0 ** min(times - 1, 32))
+
+
+def jittered(seconds: float, random: Random) -> float:
+    """Between half of it and all of it."""
+    return seconds * (0.5 + random.random() / 2)
+
+
+def after_failure(memory: SlotMemory, error: str, now: float, random: Random) -> SlotMemory:
+    """A container that could not be started, or that ended badly."""
+    failures = memory.failures + 1
+    wait = jittered(doubled(FAILURE_FIRST, FAILURE_MOST, failures), random)
+    return replace(memory, failures=failures, quick_exits=0, not_before=now + wait, error=error)
+
+
+def after_exit(
+    memory: SlotMemory, exit_code: int, ran: float, text: str, now: float, random: Random
+) -> SlotMemory:
+    """A container that ended by itself after `ran` seconds; counts the restart that follows."""
+    if ran >= HEALTHY:
+        memory = replace(memory, failures=0, quick_exits=0)
+    memory = replace(memory, restarts=memory.restarts + 1)
+    if exit_code != 0:
+        return after_failure(memory, text, now, random)
+    if ran >= QUICK:
+        return replace(memory, failures=0, quick_exits=0, not_before=now, error=None)
+    quick = memory.quick_exits + 1
+    wait = doubled(QUICK_FIRST, QUICK_MOST, quick)
+    return replace(memory, failures=0, quick_exits=quick, not_before=now + wait, error=None)
+
+
+def describe_exit(exit_code: int, *, oom: bool, memory_mb: int, error: str | None) -> tuple[str, str]:
+    """The kind and the text of an exit that nobody asked for, as the operator reads it."""
+    if oom or exit_code == 137:
+        sure = "out of memory" if oom else "killed, probably out of memory"
+        return "out-of-memory", f"{sure} (limit {memory_mb} MB)"
+    if error:
+        return "failed", f"exit code {exit_code}: {error}"
+    if exit_code > 128:
+        return "failed", f"exit code {exit_code} (killed by signal {exit_code - 128})"
+    return "failed", f"exit code {exit_code}"
