@@ -1,7 +1,7 @@
 #!/usr/bin/python
+# ruff: noqa: E402 -- Ansible wants a module's documentation above its imports.
 """Make, on the controller, the wheels that one kind of host needs."""
 
-# Hashes, not tests, say whether two wheelhouses are the same: a release is named after its content.
 DOCUMENTATION = r"""
 module: wheelhouse
 short_description: Make the wheels of GridCore for one architecture and Python
@@ -72,7 +72,6 @@ pip:
 """
 
 import hashlib
-import os
 import shutil
 import sys
 import tarfile
@@ -84,8 +83,8 @@ from ansible.module_utils.basic import AnsibleModule
 # What decides the project's own wheel.
 SOURCES = ("pyproject.toml", "README.md", "gridcore", "hub", "agent")
 
-# glibc versions up to what every supported host has (Debian 12, Ubuntu 22.04, RHEL 9).
-GLIBC = ("manylinux2014", "manylinux_2_17", "manylinux_2_24", "manylinux_2_28", "manylinux_2_31", "manylinux_2_34")
+# Wheels for glibc up to what every supported host has (Debian 12, Ubuntu 22.04, RHEL 9).
+GLIBC = ("manylinux2014", *(f"manylinux_2_{minor}" for minor in (17, 24, 28, 31, 34)))
 
 # Wheelhouses kept for one kind of host: the current one, and the one to go back to.
 KEEP = 2
@@ -148,7 +147,7 @@ def make(module, source, folder):
             for wheel in sorted(wheels.glob("*.whl")):
                 archive.add(wheel, arcname=f"wheels/{wheel.name}")
         try:
-            os.rename(work, folder)
+            work.rename(folder)
         except OSError:
             # Another run on this controller made the same one in the meantime.
             if not folder.is_dir():
@@ -182,8 +181,8 @@ def main():
     source = Path(module.params["source"]).resolve()
     if not (source / "pyproject.toml").is_file():
         module.fail_json(
-            msg=f"no pyproject.toml in {source}: set gridcore_source to a checkout of the project on the controller,"
-            " or gridcore_index_url and gridcore_version to install from a package index"
+            msg=f"no pyproject.toml in {source}: set gridcore_source to a checkout of the project"
+            " on the controller, or gridcore_index_url and gridcore_version to install from a package index"
         )
     kind = "-".join(module.params[name] for name in ("architecture", "python_version", "extra"))
     folder = Path(module.params["cache"]) / kind / source_digest(source)
