@@ -19,12 +19,16 @@ class FleetError(Exception):
 
 
 def run(
-    command: Sequence[str | Path], *, input: bytes | None = None, timeout: float = 120, cwd: Path | None = None
+    command: Sequence[str | Path],
+    *,
+    stdin: bytes | None = None,
+    timeout: float = 120,
+    cwd: Path | None = None,
 ) -> str:
     """Run a command and return what it printed; failure raises `FleetError` with its last words."""
     words = [str(word) for word in command]
     try:
-        done = subprocess.run(words, input=input, capture_output=True, timeout=timeout, cwd=cwd, check=False)
+        done = subprocess.run(words, input=stdin, capture_output=True, timeout=timeout, cwd=cwd, check=False)
     except FileNotFoundError:
         raise FleetError(f"{words[0]} is not installed; run {MACHINE}") from None
     except subprocess.TimeoutExpired:
@@ -35,9 +39,9 @@ def run(
     return done.stdout.decode(errors="replace").strip()
 
 
-def docker(*arguments: str | Path, input: bytes | None = None, timeout: float = 120) -> str:
+def docker(*arguments: str | Path, stdin: bytes | None = None, timeout: float = 120) -> str:
     """One call of the outer engine."""
-    return run(["docker", *arguments], input=input, timeout=timeout)
+    return run(["docker", *arguments], stdin=stdin, timeout=timeout)
 
 
 def inspect(kind: str, *names: str) -> list[dict[str, Any]]:
@@ -50,9 +54,7 @@ def labelled(kind: str, prefix: str) -> list[str]:
     """Names of what this fleet owns; `kind` is container, volume or network."""
     everything = ["--all"] if kind == "container" else []
     fields = "{{.Names}}" if kind == "container" else "{{.Name}}"
-    return docker(
-        kind, "ls", *everything, "--filter", f"label={LABEL}={prefix}", "--format", fields
-    ).split()
+    return docker(kind, "ls", *everything, "--filter", f"label={LABEL}={prefix}", "--format", fields).split()
 
 
 def image_exists(tag: str) -> bool:

@@ -14,7 +14,6 @@ import io
 import json
 import secrets
 import shutil
-import subprocess
 import sys
 import tarfile
 import time
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fleet import images
-from tests.fleet.engine import LABEL, MACHINE, PROJECT, FleetError, docker, inspect, labelled, run
+from tests.fleet.engine import LABEL, MACHINE, PROJECT, FleetError, docker, labelled, run
 
 STATE = PROJECT / ".cache" / "fleet"
 
@@ -35,8 +34,9 @@ CAPABILITIES = (
     "LINUX_IMMUTABLE"
 )
 HOST_OPTIONS = [
-    *"--cgroupns=host --volume=/sys/fs/cgroup:/sys/fs/cgroup:rw --tmpfs=/run --tmpfs=/run/lock".split(),
-    *"--security-opt=seccomp=unconfined --security-opt=apparmor=unconfined --stop-signal=SIGRTMIN+3".split(),
+    *["--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", "--tmpfs=/run", "--tmpfs=/run/lock"],
+    *["--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"],
+    "--stop-signal=SIGRTMIN+3",
     *(f"--cap-add={capability}" for capability in CAPABILITIES.split()),
 ]
 
@@ -58,13 +58,15 @@ class Host:
         """The words that run a shell command on the host."""
         return ["ssh", "-F", str(STATE / self.prefix / "ssh_config"), self.container, "--", *command]
 
-    def ssh(self, command: str, *, input: bytes | None = None, timeout: float = 60) -> str:
+    def ssh(self, command: str, *, stdin: bytes | None = None, timeout: float = 60) -> str:
         """Run a shell command on the host as root; returns what it printed, failure raises `FleetError`."""
-        return run(self.ssh_command(command), input=input, timeout=timeout)
+        return run(self.ssh_command(command), stdin=stdin, timeout=timeout)
 
     def put(self, path: str, content: bytes, mode: int = 0o644) -> None:
         """Write a file on the host; the content travels on standard input."""
-        self.ssh(f"umask 077; cat >{path}.new && chmod {mode:o} {path}.new && mv {path}.new {path}", input=content)
+        self.ssh(
+            f"umask 077; cat >{path}.new && chmod {mode:o} {path}.new && mv {path}.new {path}", stdin=content
+        )
 
     def pause(self) -> None:
         """Freeze everything on the host, its inner containers too."""
@@ -105,7 +107,9 @@ class Host:
                 driver = self.ssh(ready, timeout=max(1.0, deadline - time.monotonic()))
             except FleetError as problem:
                 if time.monotonic() > deadline:
-                    raise FleetError(f"{self.container} is not ready after {timeout:.0f} s: {problem}") from None
+                    raise FleetError(
+                        f"{self.container} is not ready after {timeout:.0f} s: {problem}"
+                    ) from None
                 time.sleep(0.2)
             else:
                 if driver != "overlay2":
@@ -204,7 +208,7 @@ def _boot(host: Host, image: str) -> None:
         "--network", host.prefix, "--ip", host.address, "--volume", f"{host.container}:/var/lib/docker",
         *HOST_OPTIONS, image,
     )  # fmt: skip
-    docker("cp", "-", f"{host.container}:/", input=_keys_for(host))
+    docker("cp", "-", f"{host.container}:/", stdin=_keys_for(host))
     docker("start", host.container)
     host.wait_ready()
 

@@ -92,7 +92,7 @@ def _import_system(name: str, variant: str, packages: str, setup: Path, changes:
 
 
 def host_image() -> str:
-    """The systemd host: sshd, its own Docker engine, Python, and a registry that is installed but not started."""
+    """The systemd host: sshd, its own Docker engine, Python, and a registry that is not started."""
     changes = [
         "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "ENV container=docker",
