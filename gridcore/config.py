@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from gridcore.errors import ConfigError
+from gridcore.masking import mask_text
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -98,7 +99,7 @@ def _line(path: Path, model: type[BaseModel], problem: dict[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{path}: {key}: missing, and there is no default"
     expected = problem["msg"].removeprefix("Value error, ")
-    got = "" if "token" in key or "password" in key else f" (got {problem['input']!r:.80})"
+    got = "" if "token" in key or "password" in key else f" (got {mask_text(repr(problem['input'])):.80})"
     return f"{path}: {key}: {expected}{got}"
 
 

@@ -1,0 +1,47 @@
+"""The hub's web application."""
+
+from __future__ import annotations
+
+from quart import Quart, Response
+from quart_schema import HttpSecurityScheme, Info, QuartSchema, security_scheme
+
+from gridcore import __version__
+from hub.door import Door
+from hub.gridnode import gridnode_api
+from hub.operators import operators_api
+from hub.problems import answer_with_problems
+from hub.settings import HubSettings
+from hub.store import Store
+from hub.waiters import Waiters
+
+
+def create_app(settings: HubSettings, store: Store, waiters: Waiters | None = None) -> Quart:
+    """The application over an open store. Close `waiters` to end all held requests."""
+    waiters = Waiters() if waiters is None else waiters
+    store.listen(waiters.wake)
+
+    app = Quart("computehub", static_folder=None)
+    # A path is right or it is not: no redirects from `/api/tasks/` or `//api/tasks`.
+    app.url_map.merge_slashes = False
+    answer_with_problems(app)
+    QuartSchema(
+        app,
+        redoc_ui_path=None,
+        scalar_ui_path=None,
+        swagger_ui_path=None,
+        info=Info(title="ComputeHub", version=__version__),
+        security_schemes={"token": HttpSecurityScheme(scheme="bearer")},
+        security=[{"token": []}],
+        conversion_preference="pydantic",
+    )
+
+    @app.get("/health")
+    @security_scheme([])
+    async def health() -> Response:
+        """Whether the hub is alive; needs no token."""
+        return Response("OK", content_type="text/plain; charset=utf-8")
+
+    app.register_blueprint(operators_api(store))
+    app.register_blueprint(gridnode_api(store, waiters))
+    app.asgi_app = Door(app.asgi_app, settings.token)  # type: ignore[method-assign, assignment, arg-type]
+    return app

@@ -1,0 +1,71 @@
+"""Request bodies: from bytes to a valid message, or to an error that names what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from quart import Request
+
+from hub.errors import InvalidFields, MalformedBody
+
+M = TypeVar("M", bound=BaseModel)
+
+
+async def read_message(request: Request, model: type[M]) -> M:
+    """The message in the body, whatever Content-Type it claims (`curl -d` says form-urlencoded).
+
+    Raises:
+        MalformedBody: it is not a JSON object in UTF-8.
+        InvalidFields: a field is missing, wrong or unknown.
+    """
+    return parse_message(await request.body, model)
+
+
+async def read_optional_message(request: Request, model: type[M]) -> M | None:
+    """Like `read_message`; None if there is no body, or nothing but white space."""
+    body: bytes = await request.body
+    return parse_message(body, model) if body.strip() else None
+
+
+def parse_message(body: bytes, model: type[M]) -> M:
+    """The message in these bytes. Raises as `read_message` does."""
+    try:
+        return model.model_validate(_parse_object(body))
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        raise InvalidFields([_field_error(dict(problem), model) for problem in problems]) from None
+
+
+def _parse_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise MalformedBody("The body is not UTF-8. Send a JSON object, encoded in UTF-8.") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise MalformedBody(f"The body is not JSON ({error.msg}, {where}). Send a JSON object.") from None
+    except RecursionError:
+        raise MalformedBody("The body is nested too deeply. Send a plain JSON object.") from None
+    except ValueError:  # an integer of thousands of digits
+        raise MalformedBody("The body holds a number that is too long. Send a plain JSON object.") from None
+    if not isinstance(value, dict):
+        raise MalformedBody("The body is JSON, but not an object. Send {…} with the fields of docs/api.md.")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise MalformedBody(f"The body holds {name}, which is not JSON. Send numbers only.")
+
+
+def _field_error(problem: dict[str, Any], model: type[BaseModel]) -> dict[str, str]:
+    field = ".".join(str(part)[:80] for part in problem["loc"]) or "(body)"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(field, model.model_fields, 1)
+        message = f"unknown field; did you mean {near[0]}?" if near else "unknown field"
+    elif problem["type"] == "missing":
+        message = "missing"
+    return {"field": field, "message": message}

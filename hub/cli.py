@@ -1,0 +1,109 @@
+"""The command `computehub`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import structlog
+
+from gridcore import __version__, config, logs
+from gridcore.errors import EXIT_CONFIG, ConfigError
+from hub.settings import EXAMPLE, FILE_NAME, SHORT_TOKEN, HubSettings
+
+CONFIG_OPTION = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"The configuration file. Without it: ${config.CONFIG_VARIABLE}, then "
+    f"~/.config/idm-gridcore/{FILE_NAME}, then /etc/idm-gridcore/{FILE_NAME}.",
+)
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="computehub")
+@CONFIG_OPTION
+@click.option(
+    "--check", is_flag=True, help="Check the configuration file, say what is wrong with it, and exit."
+)
+@click.pass_context
+def main(context: click.Context, config_path: Path | None, check: bool) -> None:
+    """Run the ComputeHub: the list of tasks, and the nodes that work on the current one.
+
+    \b
+    The first time:
+      computehub init                 write a configuration with a fresh token
+      computehub                      run until Ctrl-C (or SIGTERM)
+      curl http://localhost:8080/health
+
+    Exit codes: 0 stopped as asked, 78 the configuration cannot be used, 1 anything else.
+    """
+    context.obj = config_path
+    if context.invoked_subcommand is not None:
+        return
+    with _config_errors():
+        path = _find(config_path)
+        settings = config.load(HubSettings, path)
+        if check:
+            click.echo(f"{path}: valid")
+            return
+        logs.configure(settings.log_format)
+        _warn(settings)
+        from hub.serve import serve  # slow, and neither --check nor init needs it
+
+        asyncio.run(serve(settings))
+
+
+@main.command("init")
+@CONFIG_OPTION
+@click.pass_obj
+def init(group_path: Path | None, config_path: Path | None) -> None:
+    """Write a first configuration file with a fresh token, readable by you only (0600)."""
+    with _config_errors():
+        path = config_path or group_path or _default_path()
+        config.init_file(path, EXAMPLE.format(token=config.new_token()))
+        click.echo(f"{path}: written. Give its token to nodes and operators, then start computehub.")
+
+
+def _default_path() -> Path:
+    """Where root's hub (a service) or a person's own one keeps its file."""
+    paths = config.candidates(FILE_NAME)
+    return paths[-1] if os.geteuid() == 0 else paths[0]
+
+
+def _find(explicit: Path | None) -> Path:
+    path = config.find(FILE_NAME, explicit)
+    if path is not None and path.exists():
+        return path
+    looked = [explicit] if explicit else config.candidates(FILE_NAME)
+    raise ConfigError(
+        f"There is no configuration file yet. Looked for: {', '.join(map(str, looked))}.\n"
+        f"`computehub init` writes one, or save this as {explicit or _default_path()} (mode 0600):\n\n"
+        + EXAMPLE.format(token=config.new_token())
+    )
+
+
+def _warn(settings: HubSettings) -> None:
+    if len(settings.token) < SHORT_TOKEN:
+        structlog.get_logger().warning(
+            "the token is short and can be guessed; `computehub init` writes a good one"
+        )
+
+
+@contextmanager
+def _config_errors() -> Iterator[None]:
+    """A bad configuration ends the program with its text and EX_CONFIG, never with a traceback."""
+    try:
+        yield
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(EXIT_CONFIG)
+
+
+if __name__ == "__main__":
+    main()

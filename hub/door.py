@@ -1,0 +1,118 @@
+"""The outermost layer of the application: what must be settled before the framework looks at a request.
+
+Who has no token learns nothing, not even which paths exist. What the framework would stumble over (targets
+that are no path, WebSockets) ends here, and so do bodies that are too large. Those are read on, up to a
+limit, and dropped: a client that is still sending never sees an answer on a connection that is reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from quart import Response
+
+from hub.problems import http_problem
+
+MAX_BODY = 64 * 1024
+"""Bytes that a request body may have."""
+
+MAX_DRAIN = 8 * 1024 * 1024
+"""Bytes of a body that is too large which are read before it is refused."""
+
+BODY_TIME = 20.0
+"""Seconds in which a body must arrive."""
+
+OPEN_PATHS = frozenset({"/health"})
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Door:
+    """An ASGI application in front of another one."""
+
+    def __init__(self, inner: Asgi, token: str) -> None:
+        self._inner = inner
+        self._token = token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._inner(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await self._admit({**scope, "path": _path(scope["path"])}, receive, send)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(BODY_TIME):
+                body = await _read_body(receive)
+        except TimeoutError:
+            await _answer(http_problem(408), send)
+            return
+        except _Gone:
+            return
+        if scope["path"] not in OPEN_PATHS and not self._has_token(scope["headers"]):
+            await _answer(http_problem(401), send)
+        elif body is None:
+            await _answer(http_problem(413), send)
+        else:
+            await self._inner(scope, _replay(body, receive), send)
+
+    def _has_token(self, headers: list[tuple[bytes, bytes]]) -> bool:
+        value = next((value for name, value in headers if name.lower() == b"authorization"), b"")
+        scheme, _, token = value.partition(b" ")
+        return hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"
+
+
+class _Gone(Exception):
+    """The client went away."""
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """The whole body, or None if it is too large."""
+    body, size, more = bytearray(), 0, True
+    while more and size <= MAX_DRAIN:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size <= MAX_BODY:
+            body += chunk
+        more = message.get("more_body", False)
+    return bytes(body) if size <= MAX_BODY else None
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body that was read already, and then what comes after it."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return first.pop() if first else await receive()
+
+    return replayed
+
+
+def _path(target: str) -> str:
+    """The path of a request target, also of one in absolute form; `/` where there is none."""
+    if not target.startswith("/"):
+        try:
+            target = urlsplit(target).path
+        except ValueError:
+            target = "/"
+    return target if target.startswith("/") else "/"
+
+
+async def _answer(response: Response, send: Send) -> None:
+    body = await response.get_data(as_text=False)
+    headers = [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,158 @@
+"""The nodes' half of the API, under `/gridnode`: the only answers that carry a task's real secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import NamedTuple
+
+import structlog
+from quart import Blueprint, Response, request
+from quart_schema import document_request, tag
+
+from gridcore.platforms import DEFAULT_PLATFORM, PLATFORMS, canonical_platform
+from gridcore.protocol import (
+    NODE_ID_PATTERN,
+    DeregisterRequest,
+    HeartbeatAnswer,
+    HeartbeatRequest,
+    RegisterAnswer,
+    RegisterRequest,
+    TaskConfig,
+)
+from hub.bodies import read_message
+from hub.longpoll import Known, parse_wait
+from hub.operators import answer, no_content
+from hub.store import Store
+from hub.tasklist import TaskList
+from hub.waiters import Waiter, Waiters
+
+NUDGE = {"GridCore-Heartbeat": "now"}
+"""Ends a held request because an order waits for this node's next heartbeat."""
+
+_NODE_ID = re.compile(NODE_ID_PATTERN)
+
+log = structlog.get_logger()
+
+
+def gridnode_api(store: Store, waiters: Waiters) -> Blueprint:
+    """The routes, over this store; `waiters` are the held requests."""
+    api = Blueprint("gridnode", __name__, url_prefix="/gridnode")
+    current = _CurrentTask()
+
+    @api.post("/register")
+    @tag(["gridnode"])
+    @document_request(RegisterRequest)
+    async def register() -> Response:
+        """Take a node in; it keeps its id, or gets one."""
+        message = await read_message(request, RegisterRequest)
+        registration = await store.register(message)
+        node = registration.node
+        if registration.clone_of:
+            log.warning(
+                "a second machine came with a node's id, probably from a copied disk; it gets its own",
+                id=registration.clone_of,
+                new_id=node.record.id,
+                hostname=node.record.hostname,
+            )
+        log.info(
+            "node joined" if registration.is_new else "node registered again",
+            node=node.record.id,
+            hostname=node.record.hostname,
+            platform=node.record.platform,
+        )
+        reply = RegisterAnswer(node_id=node.record.id, stop_requested=node.stop_requested)
+        task = current.config(await store.tasks(), node.record.platform)
+        return answer({**reply.model_dump(mode="json"), "current_task": task.to_wire() if task else None})
+
+    @api.post("/heartbeat")
+    @tag(["gridnode"])
+    @document_request(HeartbeatRequest)
+    async def heartbeat() -> Response:
+        """Note what a node reports, and tell it whether to stop."""
+        message = await read_message(request, HeartbeatRequest)
+        beat = await store.heartbeat(message)
+        if beat.is_back:
+            log.info("node is back", node=message.node_id)
+        reply = HeartbeatAnswer(stop_requested=beat.stop_requested, known=beat.known)
+        return answer(reply.model_dump(mode="json", exclude_none=True))
+
+    @api.get("/task")
+    @tag(["gridnode"])
+    async def show_task() -> Response:
+        """What is current for a platform; held with `If-None-Match` and `Prefer: wait=N`."""
+        node_id = request.args.get("node_id", "")
+        platform = canonical_platform(request.args.get("platform") or DEFAULT_PLATFORM)
+        # An id that cannot be one is no reason to leave a node without its task.
+        asker = node_id if _NODE_ID.fullmatch(node_id) else None
+        deadline = asyncio.get_running_loop().time() + parse_wait(request.headers.get("Prefer", ""))
+        if asker is not None and await store.hear(asker):
+            log.info("node is back", node=asker)
+        with waiters.holding(asker) as waiter:
+            news = await _wait_for_news(asker, waiter, deadline)
+        headers = {"ETag": f'"{news.tasks.revision}"', **(NUDGE if news.is_nudge else {})}
+        if not news.is_new:
+            return no_content(304, headers)
+        body = current.body(news.tasks, platform)
+        return Response(body, headers=headers, content_type="application/json")
+
+    async def _wait_for_news(asker: str | None, waiter: Waiter, deadline: float) -> _News:
+        """What is current once the client does not know it, its node is to be nudged, or time is up."""
+        # The waiter was there before this looks, so nothing that happens in between is missed.
+        tasks = await store.tasks()
+        known = Known(request.headers.get("If-None-Match"), tasks.revision)
+        while tasks.revision in known:
+            if deadline <= asyncio.get_running_loop().time():
+                return _News(tasks)
+            if asker is not None and await store.take_nudge(asker):
+                return _News(tasks, is_nudge=True)
+            if waiters.is_closed:
+                return _News(tasks)
+            await waiter.wait(deadline)
+            tasks = await store.tasks()
+        return _News(tasks, is_new=True)
+
+    @api.post("/deregister")
+    @tag(["gridnode"])
+    @document_request(DeregisterRequest)
+    async def deregister() -> Response:
+        """The last act of a node that stops: it is Offline now."""
+        message = await read_message(request, DeregisterRequest)
+        node = await store.deregister(message.node_id)
+        if node is not None:
+            log.info("node left", node=node.record.id, hostname=node.record.hostname)
+        return no_content(204)
+
+    return api
+
+
+class _News(NamedTuple):
+    tasks: TaskList
+    is_new: bool = False
+    is_nudge: bool = False
+
+
+class _CurrentTask:
+    """The current task as each platform gets it, encoded once a revision and not once a node."""
+
+    def __init__(self) -> None:
+        self._revision = ""
+        self._bodies: dict[str, bytes] = {}
+
+    def config(self, tasks: TaskList, platform: str) -> TaskConfig | None:
+        """The task of a platform, or None."""
+        task = tasks.current
+        return TaskConfig.of(task.definition, platform, tasks.revision) if task else None
+
+    def body(self, tasks: TaskList, platform: str) -> bytes:
+        """The same as JSON."""
+        if self._revision != tasks.revision:
+            self._revision, self._bodies = tasks.revision, {}
+        body = self._bodies.get(platform)
+        if body is None:
+            task = self.config(tasks, platform)
+            body = json.dumps(task.to_wire() if task else None).encode()
+            if platform in PLATFORMS:  # a few: strangers must not fill the memory
+                self._bodies[platform] = body
+        return body

@@ -1,0 +1,36 @@
+"""The two headers that make `GET /gridnode/task` a held request: If-None-Match, and Prefer (RFC 7240)."""
+
+from __future__ import annotations
+
+import re
+
+from werkzeug.datastructures import ETags
+from werkzeug.http import parse_etags
+
+MAX_WAIT = 50.0
+"""Seconds; a longer wait is cut to this, since proxies and clients give up at a minute."""
+
+_WAIT = re.compile(r'\s*wait\s*=\s*("?)(\d{1,9})\1\s*(?:;.*)?', re.IGNORECASE | re.ASCII)
+
+
+def parse_wait(prefer: str) -> float:
+    """Seconds that a `Prefer` header asks to wait, 0 to MAX_WAIT; what makes no sense is no preference."""
+    for preference in prefer.split(","):
+        match = _WAIT.fullmatch(preference)
+        if match:
+            return min(float(match[2]), MAX_WAIT)
+    return 0.0
+
+
+class Known:
+    """The revisions that a client says it has; nothing is known without the header.
+
+    `*` is whatever is current when the request arrives, so that a wait with it ends at the next change.
+    """
+
+    def __init__(self, if_none_match: str | None, arrival: str) -> None:
+        tags = parse_etags(if_none_match) if if_none_match else ETags()
+        self._tags = ETags([arrival]) if tags.star_tag else tags
+
+    def __contains__(self, revision: str) -> bool:
+        return self._tags.contains_weak(revision)

@@ -1,0 +1,104 @@
+"""Errors as RFC 9457 `application/problem+json`: the only place where the hub turns one into an answer.
+
+`type` is stable and made to be compared; `title` belongs to the type; `detail` says what to do. No answer
+repeats a value that it was sent, since that could be a secret.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from quart import Quart, Response
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from hub import errors
+from hub.errors import InvalidFields, NotCurrent, Refused, StoreUnavailable
+
+TYPE_PREFIX = "urn:idm-gridcore:problem:"
+
+REFUSALS: Mapping[type[Refused], tuple[int, str, str]] = {
+    errors.NothingPending: (400, "nothing-pending", "No task is pending"),
+    errors.NothingRunning: (400, "nothing-running", "No task is running"),
+    errors.NotCurrent: (409, "not-current", "Another task is current"),
+    errors.TaskConflict: (409, "task-conflict", "The name is taken by another definition"),
+    errors.UnknownTask: (404, "unknown-task", "No such task"),
+    errors.UnknownNode: (404, "unknown-node", "No such node"),
+    errors.MalformedBody: (400, "malformed-body", "The body is not a JSON object"),
+    errors.InvalidFields: (422, "invalid-fields", "Some fields are invalid"),
+}
+
+HTTP_PROBLEMS: Mapping[int, tuple[str, str, str]] = {
+    401: (
+        "unauthorized",
+        "A token is needed",
+        "Send the hub's token: `Authorization: Bearer <token>`. It stands in the hub's computehub.toml.",
+    ),
+    404: ("not-found", "No such path", "GET /openapi.json lists what there is."),
+    405: (
+        "method-not-allowed",
+        "The path does not take this method",
+        "The header Allow lists those that it takes.",
+    ),
+    408: ("body-timeout", "The body did not arrive", "Send the request again."),
+    413: ("body-too-large", "The body is too large", "A body may have 64 KiB."),
+}
+
+log = structlog.get_logger()
+
+
+def problem(status: int, slug: str, title: str, detail: str, **members: Any) -> Response:
+    """An `application/problem+json` answer; `members` are further members of the object."""
+    body = {"type": TYPE_PREFIX + slug, "title": title, "status": status, "detail": detail, **members}
+    response = Response(json.dumps(body), status=status, content_type="application/problem+json")
+    if status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="computehub"'
+    return response
+
+
+def http_problem(status: int) -> Response:
+    """The answer for a status that HTTP itself gives a meaning."""
+    slug, title, detail = HTTP_PROBLEMS.get(
+        status, ("bad-request", "The request is not valid", "Look at docs/api.md for what the hub takes.")
+    )
+    return problem(status, slug, title, detail)
+
+
+def answer_with_problems(app: Quart) -> None:
+    """Have every error of this application answered here."""
+
+    @app.errorhandler(Refused)
+    async def refused(refusal: Refused) -> Response:
+        status, slug, title = REFUSALS[type(refusal)]
+        members: dict[str, Any] = {}
+        if isinstance(refusal, NotCurrent):
+            members = {"current": refusal.current, "generation": refusal.generation}
+        elif isinstance(refusal, InvalidFields):
+            members = {"errors": refusal.errors}
+        return problem(status, slug, title, str(refusal), **members)
+
+    @app.errorhandler(HTTPException)
+    async def http_error(error: HTTPException) -> Response:
+        response = http_problem(error.code or 500)
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        return response
+
+    @app.errorhandler(StoreUnavailable)
+    async def store_unavailable(error: StoreUnavailable) -> Response:
+        log.error("the state could not be written", error=str(error))
+        return problem(
+            503,
+            "store-unavailable",
+            "The hub cannot write its state",
+            "Nothing has changed. Look at the hub's log and disk, then send the request again.",
+        )
+
+    @app.errorhandler(Exception)
+    async def bug(error: Exception) -> Response:
+        log.error("a request failed", exc_info=error)
+        return problem(
+            500, "internal", "The hub has a bug", "The hub's log has a traceback; please report it."
+        )

@@ -1,0 +1,275 @@
+"""The node registry: what the hub knows of a node, and what each message from it changes.
+
+Everything is about one node and pure: a node goes in, a node comes out, `now` is passed in. A node is two
+values. Its *record* is kept on disk before anybody is told of a change. What is *live* (when it was heard,
+what it last reported) changes with every heartbeat, and a heartbeat must not cost a disk write.
+
+Silence is measured by a monotonic clock that starts anew with the hub, so that neither a restart nor a step
+of the wall clock calls a node Offline: a node that was Online when the hub stopped gets a fresh minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+from gridcore.platforms import canonical_platform, platform_of
+from gridcore.protocol import MAX_ERRORS, HeartbeatRequest, RegisterRequest
+
+OFFLINE_AFTER = 60.0
+"""Seconds without a word after which a node is Offline."""
+
+
+class Instant(NamedTuple):
+    """One moment by the hub's two clocks, both in seconds: for spans, and for people (since the epoch)."""
+
+    monotonic: float
+    wall: float
+
+
+class Presence(StrEnum):
+    """GONE is a node that deregistered: Offline, and only a registration brings it back."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    GONE = "gone"
+
+
+class StopOrder(StrEnum):
+    """Whether a stop stands, and whether a heartbeat has been told."""
+
+    NONE = "none"
+    ASKED = "asked"
+    TOLD = "told"
+
+
+PRESENCE: Mapping[Literal["registered", "heard", "silent", "deregistered"], Mapping[Presence, Presence]] = {
+    "registered": dict.fromkeys(Presence, Presence.ONLINE),
+    "heard": {
+        Presence.ONLINE: Presence.ONLINE,
+        Presence.OFFLINE: Presence.ONLINE,
+        Presence.GONE: Presence.GONE,
+    },
+    "silent": {
+        Presence.ONLINE: Presence.OFFLINE,
+        Presence.OFFLINE: Presence.OFFLINE,
+        Presence.GONE: Presence.GONE,
+    },
+    "deregistered": dict.fromkeys(Presence, Presence.GONE),
+}
+
+STOP: Mapping[Literal["ordered", "told", "registered"], Mapping[StopOrder, StopOrder]] = {
+    # An order that was told is being obeyed: the second press of the button is not a second order.
+    "ordered": {
+        StopOrder.NONE: StopOrder.ASKED,
+        StopOrder.ASKED: StopOrder.ASKED,
+        StopOrder.TOLD: StopOrder.TOLD,
+    },
+    "told": {
+        StopOrder.NONE: StopOrder.NONE,
+        StopOrder.ASKED: StopOrder.TOLD,
+        StopOrder.TOLD: StopOrder.TOLD,
+    },
+    # Who registers after being told has stopped in between; who registers before has not heard yet.
+    "registered": {
+        StopOrder.NONE: StopOrder.NONE,
+        StopOrder.ASKED: StopOrder.ASKED,
+        StopOrder.TOLD: StopOrder.NONE,
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """What is kept of a node over a restart of the hub."""
+
+    id: str
+    hostname: str
+    architecture: str
+    cpu_count: int
+    platform: str
+    agent_version: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    gpu_count: int | None = None
+    machine: str | None = None
+    presence: Presence = Presence.ONLINE
+    stop: StopOrder = StopOrder.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class NodeError:
+    """One thing that went wrong on a node; `time` is the hub's, seconds since the epoch."""
+
+    instance: int | None
+    kind: str
+    message: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What changes with every message; `heard` is monotonic, `last_seen` is for people."""
+
+    heard: float
+    last_seen: float
+    runtime_status: str | None = None
+    active_containers: int = 0
+    task: str | None = None
+    generation: str | None = None
+    reason: str | None = None
+    errors: tuple[NodeError, ...] = ()
+    nudged: bool = False
+    """Whether the stop that stands has ended a held request of this node already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    record: NodeRecord
+    live: Live
+
+    @property
+    def is_online(self) -> bool:
+        return self.record.presence is Presence.ONLINE
+
+    @property
+    def stop_requested(self) -> bool:
+        return self.record.stop is not StopOrder.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """The outcome of `register`; `clone_of` is the id that the node came with and may not have."""
+
+    node: Node
+    is_new: bool
+    clone_of: str | None = None
+
+
+def register(known: Node | None, request: RegisterRequest, new_id: str, now: Instant) -> Registration:
+    """Take a node in; `known` is the node of the id that the request carries, if there is one.
+
+    A copied disk brings its id to a second machine. The id stays with the machine that was heard in the
+    last minute, and the other one gets `new_id`.
+    """
+    if known is not None and _is_in_use_elsewhere(known, request, now):
+        return Registration(_enter(None, request, new_id, now), is_new=True, clone_of=known.record.id)
+    node_id = request.node_id or new_id
+    return Registration(_enter(known, request, node_id, now), is_new=known is None)
+
+
+def _is_in_use_elsewhere(known: Node, request: RegisterRequest, now: Instant) -> bool:
+    return (
+        request.machine is not None
+        and known.record.machine is not None
+        and request.machine != known.record.machine
+        and known.is_online
+        and now.monotonic - known.live.heard < OFFLINE_AFTER
+    )
+
+
+def _enter(known: Node | None, request: RegisterRequest, node_id: str, now: Instant) -> Node:
+    record = NodeRecord(
+        id=node_id,
+        hostname=request.hostname,
+        architecture=request.architecture,
+        cpu_count=request.cpu_count,
+        platform=canonical_platform(request.platform)
+        if request.platform
+        else platform_of(request.architecture),
+        agent_version=request.agent_version,
+        labels=request.labels,
+        gpu_count=request.gpu_count,
+        machine=request.machine,
+        presence=PRESENCE["registered"][known.record.presence if known else Presence.GONE],
+        stop=STOP["registered"][known.record.stop if known else StopOrder.NONE],
+    )
+    if known is None:
+        return Node(record, Live(heard=now.monotonic, last_seen=now.wall))
+    # An equal record is the old one: nothing to write.
+    record = known.record if record == known.record else record
+    return Node(record, replace(known.live, heard=now.monotonic, last_seen=now.wall))
+
+
+def hear(node: Node, now: Instant) -> Node:
+    """A message of the node arrived; one that deregistered is not heard."""
+    if node.record.presence is Presence.GONE:
+        return node
+    return Node(
+        _moved(node.record, PRESENCE["heard"][node.record.presence], node.record.stop),
+        replace(node.live, heard=now.monotonic, last_seen=now.wall),
+    )
+
+
+def heartbeat(node: Node, report: HeartbeatRequest, now: Instant) -> Node:
+    """The node after a heartbeat whose answer tells it of a stop that stands; not for one that is GONE."""
+    errors = [NodeError(error.instance, error.kind, error.message, now.wall) for error in report.errors]
+    return Node(
+        _moved(node.record, PRESENCE["heard"][node.record.presence], STOP["told"][node.record.stop]),
+        Live(
+            heard=now.monotonic,
+            last_seen=now.wall,
+            runtime_status=report.status,
+            active_containers=report.active_containers,
+            task=report.task,
+            generation=report.generation,
+            reason=report.reason,
+            errors=(*node.live.errors, *errors)[-MAX_ERRORS:] if errors else node.live.errors,
+            nudged=node.live.nudged,
+        ),
+    )
+
+
+def order_stop(node: Node) -> Node:
+    """The node with a stop that stands until a heartbeat has told it."""
+    stop = STOP["ordered"][node.record.stop]
+    is_new = stop is not node.record.stop
+    return Node(
+        _moved(node.record, node.record.presence, stop),
+        replace(node.live, nudged=False) if is_new else node.live,
+    )
+
+
+def wants_nudge(node: Node) -> bool:
+    """Whether a held request of this node should end, so that its heartbeat comes at once."""
+    return node.record.stop is StopOrder.ASKED and not node.live.nudged
+
+
+def nudge(node: Node) -> Node:
+    """The node once an order has ended a held request: the same order ends no second one."""
+    return Node(node.record, replace(node.live, nudged=True))
+
+
+def deregister(node: Node) -> Node:
+    """The node after its last word: its containers are gone."""
+    return Node(
+        _moved(node.record, PRESENCE["deregistered"][node.record.presence], node.record.stop),
+        replace(node.live, runtime_status=None, active_containers=0, task=None, generation=None, reason=None),
+    )
+
+
+def is_silent(node: Node, now: Instant) -> bool:
+    """Whether an Online node has not been heard for so long that it is Offline."""
+    return node.is_online and now.monotonic - node.live.heard >= OFFLINE_AFTER
+
+
+def fall_silent(node: Node) -> Node:
+    """The node once it is called Offline; what it last reported stays to be seen."""
+    return Node(_moved(node.record, PRESENCE["silent"][node.record.presence], node.record.stop), node.live)
+
+
+def is_forgotten(node: Node, retention: float, now: Instant) -> bool:
+    """Whether a node that is not Online was last seen more than `retention` seconds ago."""
+    return not node.is_online and now.wall - node.live.last_seen > retention
+
+
+def restore(record: NodeRecord, live: Live, now: Instant) -> Node:
+    """A node as a starting hub finds it on disk: heard just now by the clock that just started."""
+    return Node(record, replace(live, heard=now.monotonic, nudged=False))
+
+
+def _moved(record: NodeRecord, presence: Presence, stop: StopOrder) -> NodeRecord:
+    if presence is record.presence and stop is record.stop:
+        return record
+    return replace(record, presence=presence, stop=stop)

@@ -1,0 +1,150 @@
+"""The hub as a process: its socket, its loops, its end.
+
+One stop event, ours, and every wait waits for it too. Hypercorn alone would not do: from Python 3.12 on it
+waits for open requests without end, and held requests are open for most of the time. One loop that crashes
+ends the process with its error; the service manager starts it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import hypercorn.asyncio
+import structlog
+from hypercorn.config import Config
+
+from gridcore import __version__, systemd
+from gridcore.errors import ConfigError
+from hub.app import create_app
+from hub.journal_sqlite import open_sqlite
+from hub.settings import HubSettings
+from hub.store import Store
+from hub.store_local import LocalStore, open_memory
+from hub.waiters import Waiters
+
+SWEEP_INTERVAL = 5.0
+"""Seconds between two looks for nodes that fell silent."""
+
+FLUSH_INTERVAL = 300.0
+"""Seconds between two writes of what heartbeats reported."""
+
+GRACE = 1.5
+"""Seconds that open requests get to end once the hub stops."""
+
+KEEP_ALIVE = 75.0
+"""Seconds that an idle connection stays open: longer than a heartbeat interval, which saves a handshake."""
+
+BACKLOG = 4096
+"""Connections that may wait to be accepted: a whole fleet comes back at once after a restart."""
+
+log = structlog.get_logger()
+
+
+async def open_store(settings: HubSettings) -> LocalStore:
+    """The store that the settings name. Raises ConfigError."""
+    return open_memory() if settings.database is None else await open_sqlite(settings.database)
+
+
+async def serve(settings: HubSettings) -> None:
+    """Run the hub until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: the address or the state cannot be used.
+    """
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    listener = bind(settings)
+    try:
+        store = await open_store(settings)
+    except BaseException:
+        listener.close()
+        raise
+    try:
+        await _run(settings, store, listener, stopping)
+    finally:
+        await store.close()
+    log.info("stopped")
+
+
+async def _run(settings: HubSettings, store: Store, listener: socket.socket, stopping: asyncio.Event) -> None:
+    waiters = Waiters()
+    app = create_app(settings, store, waiters)
+
+    async def sweep() -> None:
+        swept = await store.sweep(settings.node_retention)
+        for node in swept.silent:
+            log.warning("node is offline", node=node.record.id, hostname=node.record.hostname)
+        for node in swept.forgotten:
+            log.info("node forgotten", node=node.record.id, hostname=node.record.hostname)
+
+    host, port = listener.getsockname()[:2]
+    log.info(
+        "listening", address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}", version=__version__
+    )
+    # Thousands of held requests are long-lived objects: looking through them often costs more than it frees.
+    gc.set_threshold(50_000, 20, 100)
+    async with asyncio.TaskGroup() as loops:
+        loops.create_task(_answer_requests(app, listener, stopping), name="http")
+        loops.create_task(_repeat(sweep, SWEEP_INTERVAL, stopping), name="sweep")
+        loops.create_task(_repeat(store.flush, FLUSH_INTERVAL, stopping), name="flush")
+        systemd.notify("READY=1")
+        await stopping.wait()
+        systemd.notify("STOPPING=1")
+        waiters.close()
+
+
+async def _answer_requests(app: Any, listener: socket.socket, stopping: asyncio.Event) -> None:
+    """Serve until `stopping`, and then for GRACE seconds at most."""
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.backlog = BACKLOG
+    config.keep_alive_timeout = KEEP_ALIVE
+    config.keep_alive_max_requests = 1_000_000
+    config.graceful_timeout = GRACE
+    config.include_server_header = False
+    config.errorlog = logging.getLogger("hypercorn.error")  # its warnings go where all logs go
+    with suppress(TimeoutError):
+        async with asyncio.timeout(None) as limit:
+
+            async def stop() -> None:
+                await stopping.wait()
+                limit.reschedule(asyncio.get_running_loop().time() + GRACE)
+
+            await hypercorn.asyncio.serve(app, config, shutdown_trigger=stop, mode="asgi")
+
+
+async def _repeat(step: Callable[[], Awaitable[None]], interval: float, stopping: asyncio.Event) -> None:
+    """Do a step every `interval` seconds until `stopping`."""
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(interval):
+                await stopping.wait()
+        if stopping.is_set():
+            return
+        await step()
+
+
+def bind(settings: HubSettings) -> socket.socket:
+    """The listening socket. Raises ConfigError with what is wrong with the address."""
+    host, port = settings.address
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"bind: {host} is no address of this machine: {error}") from None
+    try:
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
+    except OSError as error:
+        raise ConfigError(
+            f"bind: cannot listen on {settings.bind}: {error.strerror}. "
+            "Stop what listens there, or choose another address"
+        ) from None

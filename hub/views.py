@@ -1,0 +1,106 @@
+"""What operators see of tasks and nodes, with every secret masked; and the refusal to take a mask for one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from gridcore.masking import is_masked, mask_text, mask_url
+from gridcore.protocol import MASK, TaskDefinition
+from hub.errors import InvalidFields
+from hub.registry import Node
+from hub.tasklist import Task, TaskList
+
+_URLS = ("input_redis", "output_redis")
+_TEXTS = ("image", "input_queue", "output_queue")
+
+
+def refuse_masks(definition: TaskDefinition) -> None:
+    """Refuse a definition copied out of an answer of ours, with `***` where a secret belongs.
+
+    Raises:
+        InvalidFields: names each field that holds a mask.
+    """
+    texts = {name: getattr(definition, name) or "" for name in (*_URLS, *_TEXTS)}
+    texts |= {f"command.{place}": text for place, text in enumerate(definition.command or [])}
+    texts |= {f"images.{platform}": image for platform, image in (definition.images or {}).items()}
+    masked = [field for field, text in texts.items() if is_masked(text)]
+    masked += [name for name in _URLS if MASK in texts[name] and name not in masked]
+    masked += [f"env.{name}" for name, value in (definition.env or {}).items() if MASK in value]
+    if masked:
+        raise InvalidFields(
+            [{"field": field, "message": f"holds {MASK}; give the real value"} for field in masked]
+        )
+
+
+def task_view(task: Task) -> dict[str, Any]:
+    """A task as operators see it: all fields of its definition, its status and its times."""
+    return {
+        **_masked_definition(task.definition),
+        "status": task.status.value,
+        "added_at": _time(task.added_at),
+        "started_at": _time(task.started_at),
+        "completed_at": _time(task.completed_at),
+    }
+
+
+def _masked_definition(definition: TaskDefinition) -> dict[str, Any]:
+    view = {"name": definition.name, "image": None, "images": None, **definition.model_dump(mode="json")}
+    for name in _URLS:
+        view[name] = mask_url(view[name]) if view[name] else None
+    for name in _TEXTS:
+        view[name] = mask_text(view[name]) if view[name] else None
+    view["images"] = definition.images and {
+        platform: mask_text(image) for platform, image in definition.images.items()
+    }
+    view["command"] = definition.command and [mask_text(part) for part in definition.command]
+    view["env"] = definition.env and dict.fromkeys(definition.env, MASK)
+    return view
+
+
+def node_view(node: Node, tasks: TaskList) -> dict[str, Any]:
+    """A node as operators see it."""
+    record, live = node.record, node.live
+    return {
+        "id": record.id,
+        "hostname": record.hostname,
+        "architecture": record.architecture,
+        "cpu_count": record.cpu_count,
+        "last_seen": _time(live.last_seen),
+        "status": "Online" if node.is_online else "Offline",
+        "runtime_status": live.runtime_status,
+        "active_containers": live.active_containers,
+        "platform": record.platform,
+        "stop_requested": node.stop_requested,
+        "draining": False,
+        "agent_version": record.agent_version,
+        "labels": dict(record.labels),
+        "gpu_count": record.gpu_count,
+        "task": live.task,
+        "generation": live.generation,
+        "reason": mask_text(live.reason) if live.reason else _reason(node, tasks),
+        "errors": [
+            {
+                "instance": error.instance,
+                "kind": error.kind,
+                "message": mask_text(error.message),
+                "time": _time(error.time),
+            }
+            for error in live.errors
+        ],
+    }
+
+
+def _reason(node: Node, tasks: TaskList) -> str | None:
+    """Why a node that does not say so itself has nothing to do."""
+    current = tasks.current
+    if current is not None and node.is_online and current.definition.image_for(node.record.platform) is None:
+        return f"task {current.name} has no image for {node.record.platform}"
+    return None
+
+
+def _time(seconds: float | None) -> str | None:
+    """RFC 3339 in UTC, to the millisecond."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,64 @@
+"""Held requests: who waits for a change, and how to wake them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from hub.state import EVERYONE
+
+
+class Waiter:
+    """One held request. It is woken by whatever may concern it, and looks for itself at what that was."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        self._event.set()
+
+    async def wait(self, deadline: float) -> None:
+        """Return once woken, or when the loop's clock reaches `deadline`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._event.wait()
+        self._event.clear()
+
+
+class Waiters:
+    """All held requests of this hub, by the node that they came from (`EVERYONE` if they do not say)."""
+
+    def __init__(self) -> None:
+        self._by_node: defaultdict[str, set[Waiter]] = defaultdict(set)
+        self.is_closed = False
+
+    def __len__(self) -> int:
+        return sum(len(waiters) for waiters in self._by_node.values())
+
+    @contextmanager
+    def holding(self, node_id: str | None) -> Iterator[Waiter]:
+        """A waiter that can be woken from now on; gone when the request is, however that ends."""
+        key, waiter = node_id or EVERYONE, Waiter()
+        self._by_node[key].add(waiter)
+        try:
+            yield waiter
+        finally:
+            self._by_node[key].discard(waiter)
+            if not self._by_node[key]:
+                del self._by_node[key]
+
+    def wake(self, whom: str) -> None:
+        """Wake the requests of one node, or those of EVERYONE."""
+        concerned = self._by_node.values() if whom == EVERYONE else [self._by_node.get(whom, set())]
+        for waiters in concerned:
+            for waiter in waiters:
+                waiter.wake()
+
+    def close(self) -> None:
+        """The hub stops: wake all, and hold nobody any more."""
+        self.is_closed = True
+        self.wake(EVERYONE)
