@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import click
 from agent.settings import FILE_NAME, Settings, example
 from gridcore import __version__, config
 from gridcore.errors import EXIT_CONFIG, ConfigError
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 _SEARCHED = """Without --config the file is looked for at $IDM_GRIDCORE_CONFIG, then
 $XDG_CONFIG_HOME/idm-gridcore/gridnode.toml, then /etc/idm-gridcore/gridnode.toml."""
@@ -79,6 +82,8 @@ def _explain_missing(found: Path | None) -> None:
 
 
 def _run(settings: Settings, path: Path) -> None:
+    # Held back until the service listens: a stop in the first second is a graceful stop too.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     # Imported late: --help and --check need none of it.
     import structlog
 

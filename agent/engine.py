@@ -9,6 +9,7 @@ unknown: list before acting.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import tempfile
@@ -18,16 +19,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from python_on_whales import Container as WhalesContainer
 from python_on_whales import DockerClient
-from python_on_whales.client_config import ClientNotFoundError, ParsingError, bulk_reload
+from python_on_whales.client_config import ClientNotFoundError, ParsingError
+from python_on_whales.components.container.models import ContainerInspectResult
 from python_on_whales.exceptions import DockerException, NoSuchImage
+from python_on_whales.utils import run
 
 from agent import spec
 from agent.engine_errors import translate
 from agent.errors import EngineError, EngineTimeout, EngineUnreachable
 from agent.planner import Container
-from gridcore.platforms import canonical_platform
+from gridcore.platforms import canonical_platform, runs_on
 
 T = TypeVar("T")
 
@@ -73,18 +75,24 @@ class Engine:
         return await self._call("listing containers", self._list)
 
     async def has_image(self, image: str) -> bool:
-        """Whether the image is on this machine."""
-        return await self._call("looking for the image", lambda: self._docker.image.exists(image))
+        """Whether the image is on this machine, made for a platform that runs here."""
+        platform = await self.platform()
+        made_for = await self._call("looking for the image", lambda: self._image_platform(image))
+        return made_for is not None and runs_on(made_for, platform)
 
     async def pull(self, image: str) -> None:
         """Fetch the image from its registry."""
-        # Named, since an image made for another platform would come without a word.
         platform = await self.platform()
 
-        def fetch() -> None:
+        def fetch() -> str | None:
             self._puller.image.pull(image, quiet=True, platform=platform)
+            return self._image_platform(image)
 
-        await self._call(f"pulling {image}", fetch, self._pull_timeout, bounded=False)
+        made_for = await self._call(f"pulling {image}", fetch, self._pull_timeout, bounded=False)
+        # A registry gives the only image that it has, for whatever platform that is.
+        if made_for is not None and not runs_on(made_for, platform):
+            text = f"{image} is made for {made_for}, this node needs {platform}"
+            raise EngineError("wrong-platform", text, permanent=True)
 
     async def start(self, slot: spec.SlotSpec) -> None:
         """Create and start a slot's container. One that was created but did not start stays to be removed."""
@@ -100,17 +108,27 @@ class Engine:
         ids = [c.id for c in containers]
         await self._call("removing containers", lambda: self._docker.container.remove(ids, volumes=True))
 
+    def _image_platform(self, image: str) -> str | None:
+        try:
+            seen = self._docker.image.inspect(image)
+        except NoSuchImage:
+            return None
+        return canonical_platform(f"{seen.os}/{seen.architecture}")
+
     def _list(self) -> tuple[Container, ...]:
         for attempt in (1, 2):
             found = self._docker.container.list(all=True, filters=[("label", f"{spec.OWNER}={self._owner}")])
             if not found:
                 return ()
+            # The library's own attributes inspect one container a call, and its bulk call is broken (0.81).
+            ids = [container.id for container in found]
             try:
-                bulk_reload(list(found))
-                return tuple(_frozen(container) for container in found)
+                inspected = json.loads(str(run([*self._docker.client_config.docker_cmd, "inspect", *ids])))
             except DockerException:
                 if attempt == 2:  # one that was removed between list and inspect: look again, once
                     raise
+            else:
+                return tuple(_frozen(ContainerInspectResult(**one)) for one in inspected)
         raise AssertionError
 
     def _start(self, slot: spec.SlotSpec) -> None:
@@ -199,10 +217,8 @@ async def _on_a_thread(function: Callable[[], T]) -> T:
     return await done
 
 
-def _frozen(container: WhalesContainer) -> Container:
-    """One plain value of what the inspect said, so that nothing later asks the engine again."""
-    # The attributes would inspect again when the answer is older than 10 ms.
-    result: Any = container._inspect_result
+def _frozen(result: Any) -> Container:
+    """One small plain value of a ContainerInspectResult, before anything else looks at it."""
     labels = result.config.labels or {}
     state = result.state
     cpus = result.host_config.cpuset_cpus

@@ -159,6 +159,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal, number)
         loop.add_signal_handler(signal.SIGUSR1, self._on_hand_over)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
 
     def _on_stop_signal(self, number: signal.Signals) -> None:
         self._signals += 1

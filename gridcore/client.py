@@ -110,6 +110,9 @@ class AiohttpTransport:
                 return Response(answer.status, headers, body)
         except TimeoutError:
             raise HubUnreachable(f"{self._base} did not answer within {request.timeout:g} s") from None
+        except aiohttp.ClientConnectorError as error:
+            reason = error.os_error.strerror or str(error.os_error)
+            raise HubUnreachable(f"{self._base} cannot be reached: {reason}") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise HubUnreachable(f"{self._base}: {error or type(error).__name__}") from None
 

@@ -43,3 +43,8 @@ def canonical_platform(text: str) -> str:
     if len(parts) >= 2 and parts[0] == "linux" and parts[1] in _PLATFORM_OF:
         return _PLATFORM_OF[parts[1]]
     return text
+
+
+def runs_on(image_platform: str, platform: str) -> bool:
+    """Whether a node of `platform` runs an image made for `image_platform`; 32-bit x86 counts, too."""
+    return image_platform == platform or (image_platform, platform) == ("linux/386", AMD64)
