@@ -1,0 +1,46 @@
+"""What the node says of itself."""
+
+from __future__ import annotations
+
+from agent.errors import EngineUnreachable
+from agent.planner import Image, State
+from agent.report import Board, Report, clip, report_of
+from agent.slots import SlotMemory
+from agent.spec import Wanted
+from tests.unit.agent.test_planner import READY, running, wanted_for
+
+
+def test_running_idle_and_error_as_the_protocol_defines_them() -> None:
+    wanted = wanted_for("one", parallelism=1)
+    container = running(wanted.slots[0])
+    assert report_of(State(wanted, (container,), 0.0, image=READY), None).status == "Running"
+    assert report_of(State(Wanted(reason="no task"), (), 0.0), None) == Report(reason="no task")
+    waiting = State(wanted, (), 0.0, {0: SlotMemory(error="exit code 3", not_before=9)}, image=READY)
+    report = report_of(waiting, None)
+    assert (report.status, report.reason, report.task) == ("Error", "exit code 3", "one")
+    failed = State(wanted, (), 0.0, image=Image("one:1", "failed", 1, 9.0, "registry away"))
+    assert report_of(failed, None).reason == "registry away"
+    away = report_of(State(wanted, (container,), 0.0, image=READY), EngineUnreachable("engine", "gone"))
+    assert (away.status, away.reason, away.active_containers) == ("Error", "gone", 1)
+
+
+def test_a_container_on_its_way_out_is_what_the_node_still_runs() -> None:
+    old = running(wanted_for("one").slots[0])
+    report = report_of(State(wanted_for("two", "2-b"), (old,), 0.0), None)
+    assert (report.task, report.containers[0].state) == (old.task, "stopping")
+
+
+def test_errors_wait_for_a_heartbeat_and_survive_one_that_failed() -> None:
+    board = Board()
+    for number in range(25):
+        board.error("kind", f"error {number}")
+    taken = board.take_errors()
+    assert [e.message for e in taken] == [f"error {n}" for n in range(5, 25)]
+    board.error("kind", "late")
+    board.keep_errors(taken)
+    assert [e.message for e in board.take_errors()] == [f"error {n}" for n in range(6, 25)] + ["late"]
+
+
+def test_texts_are_cut_at_a_kibibyte_of_utf8() -> None:
+    assert len(clip("ä" * 2000).encode()) == 1024
+    assert len(clip("x" + "ä" * 2000).encode()) == 1023

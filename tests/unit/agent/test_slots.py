@@ -1,0 +1,68 @@
+"""How long a slot waits after its container ended."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from agent.slots import SlotMemory, after_exit, after_failure, describe_exit
+
+
+class Highest(Random):
+    """Jitter at its most."""
+
+    def random(self) -> float:
+        return 1.0
+
+
+def waits(count: int, exit_code: int, ran: float) -> list[float]:
+    memory, result = SlotMemory(), []
+    for _ in range(count):
+        memory = after_exit(memory, exit_code, ran, "text", 100.0, Highest())
+        result.append(memory.not_before - 100.0)
+    return result
+
+
+def test_failures_double_from_one_second_to_five_minutes() -> None:
+    assert waits(11, 1, 0.1) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+
+
+def test_jitter_takes_at_most_half() -> None:
+    found = [after_failure(SlotMemory(failures=3), "x", 0.0, Random(seed)).not_before for seed in range(200)]
+    assert min(found) >= 4
+    assert max(found) <= 8
+    assert max(found) - min(found) > 3
+
+
+def test_a_quick_good_end_waits_up_to_ten_seconds() -> None:
+    assert waits(6, 0, 0.1) == [1, 2, 4, 8, 10, 10]
+
+
+def test_a_good_end_after_five_seconds_starts_again_at_once() -> None:
+    assert waits(3, 0, 5.0) == [0, 0, 0]
+
+
+def test_a_minute_of_running_wipes_the_slate() -> None:
+    memory = SlotMemory(failures=8)
+    assert after_exit(memory, 1, 61.0, "x", 0.0, Highest()).not_before == 1.0
+    assert after_exit(memory, 1, 59.0, "x", 0.0, Highest()).not_before == 256.0
+
+
+def test_restarts_are_counted_and_errors_kept_until_it_runs() -> None:
+    memory = after_exit(SlotMemory(), 3, 1.0, "exit code 3", 0.0, Highest())
+    assert (memory.restarts, memory.error) == (1, "exit code 3")
+    assert after_exit(memory, 0, 9.0, "", 0.0, Highest()).error is None
+
+
+@pytest.mark.parametrize(
+    ("code", "oom", "kind", "text"),
+    [
+        (137, True, "out-of-memory", "out of memory (limit 64 MB)"),
+        (137, False, "out-of-memory", "killed, probably out of memory (limit 64 MB)"),
+        (139, False, "failed", "exit code 139 (killed by signal 11)"),
+        (3, False, "failed", "exit code 3"),
+    ],
+)
+def test_exits_are_told_apart(code: int, oom: bool, kind: str, text: str) -> None:
+    assert describe_exit(code, oom=oom, memory_mb=64, error=None) == (kind, text)
