@@ -15,6 +15,8 @@ mmdebstrap      mmdebstrap
 ssh             openssh-client
 ssh-keygen      openssh-client
 strace          strace
+busybox         busybox-static
+systemd-analyze systemd
 setsid          util-linux
 "
 LOG_DIR="${XDG_CACHE_HOME:-$HOME/.cache}/idm-gridcore"

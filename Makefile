@@ -1,0 +1,61 @@
+# The front door. `make` alone prints what there is.
+#
+# Everything works from a fresh clone: what is missing is installed where that is allowed, and named where not.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup machine test test-fast lint format demo demo-down clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NODES ?= 2
+ITEMS ?= 1000000
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+help:  ## this list
+	@echo "GridCore: many machines compute one thing together, then the next."; echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@echo; echo "make demo NODES=3 ITEMS=10000    a larger fleet, a smaller job"
+
+setup: machine $(VENV)/.ready  ## install what the rest needs (the others do it by themselves)
+
+machine:
+	@tests/fleet/machine.sh
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"GridCore needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Name another: make PYTHON=python3.12 …")'
+	@echo "python: making $(VENV) and installing GridCore with its development tools (about a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub,agent,dev]'
+	@mkdir -p .cache/collections/ansible_collections/idm
+	@ln -sfn $(CURDIR)/ansible .cache/collections/ansible_collections/idm/gridcore
+	@touch $@
+
+test: setup  ## everything that proves it: unit, contract, integration, a real fleet, Molecule
+	@tests/run-all.sh
+
+test-fast: setup  ## what needs no fleet: unit and contract tests
+	@$(BIN)/python -m pytest tests/unit tests/contract
+
+lint: $(VENV)/.ready  ## ruff, mypy --strict, ansible-lint (production profile)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/ansible-lint --offline --quiet
+	@echo "lint: clean"
+
+format: $(VENV)/.ready  ## let ruff write the code's format
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+
+demo: setup  ## a fleet of real hosts, rolled out by Ansible, computes a million squares
+	@$(BIN)/python -m tests.fleet.demo --nodes $(NODES) --items $(ITEMS)
+
+demo-down: $(VENV)/.ready  ## remove everything that the demo started
+	@$(BIN)/python -m tests.fleet.demo --down
+
+clean:  ## remove what was built here (not the images that the demo caches)
+	@rm -rf $(VENV) .venv-newest .cache .demo .mypy_cache .ruff_cache .hypothesis dist build
