@@ -1,0 +1,119 @@
+"""A real `computehub` in a process of its own, and raw HTTP to it; nothing here knows the project's code."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TOKEN = "an-example-secret-of-some-length"
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class HubProcess:
+    """Starts, asks, stops and kills a hub whose state is one SQLite file."""
+
+    def __init__(self, directory: Path, wrapper: tuple[str, ...] = ()) -> None:
+        self.port = free_port()
+        self.database = directory / "hub.db"
+        self.config = directory / "computehub.toml"
+        self.config.write_text(
+            f'token = "{TOKEN}"\nbind = "127.0.0.1:{self.port}"\nstate = "sqlite:///{self.database}"\n'
+        )
+        self._log = directory / "hub.log"
+        self._wrapper = wrapper
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> HubProcess:
+        command = [*self._wrapper, sys.executable, "-m", "hub.cli", "--config", str(self.config)]
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
+        for _ in range(300):
+            if self.process.poll() is not None:
+                raise AssertionError(f"the hub ended at once:\n{self.log}")
+            try:
+                if self.request("GET", "/health", token=None).status == 200:
+                    return self
+            except OSError:
+                time.sleep(0.05)
+        raise AssertionError(f"the hub does not answer:\n{self.log}")
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def connect(self, timeout: float = 30) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        token: str | None = TOKEN,
+    ) -> Answer:
+        """Send one request; `body` is sent as it is if it is bytes, else as JSON."""
+        sent = {**(headers or {})}
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token}"
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+            sent["Content-Type"] = "application/json"
+        connection = self.connect()
+        try:
+            connection.request(method, path, body=body, headers=sent)
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str, **options: Any) -> Answer:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, body: object = None, **options: Any) -> Answer:
+        return self.request("POST", path, body, **options)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, timeout: float = 10) -> int:
+        """SIGTERM, and the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def end(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+
+
+def environment() -> dict[str, str]:
+    """Without what a person's shell may say about GridCore."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("IDM_GRIDCORE_")}
