@@ -1,0 +1,197 @@
+"""Hub and agent together, as the processes that users run, on a real engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.agent.conftest import Agent, eventually
+from tests.integration.agent.fixed_hub import TOKEN
+
+MakeAgent = Callable[..., Agent]
+
+
+class Hub:
+    """A `computehub` process on a loopback port of its own, its state in a file."""
+
+    def __init__(self, directory: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.database = directory / "hub.db"
+        self.config = directory / "computehub.toml"
+        self.config.write_text(
+            f'bind = "127.0.0.1:{self.port}"\ntoken = "{TOKEN}"\nstate = "sqlite:///{self.database}"\n'
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-m", "hub.cli", "--config", str(self.config)])
+        eventually(self._answers, "the hub answers")
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(10) == 0
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.call("GET", "/health") == "OK")
+        except OSError:
+            return False
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        request = urllib.request.Request(
+            self.url + path,
+            data=None if body is None else json.dumps(body).encode(),
+            method=method,
+            headers={"Authorization": f"Bearer {TOKEN}"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            text = answer.read().decode()
+        return json.loads(text) if text[:1] in "[{n" else text
+
+    def node(self, node_id: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self.call("GET", f"/api/nodes/{node_id}")
+        except urllib.error.HTTPError:  # not registered yet
+            return {"status": None, "active_containers": 0, "errors": []}
+        return found
+
+    def run_task(self, name: str, image: str, **fields: Any) -> None:
+        self.call("POST", "/api/tasks", {"name": name, "image": image, **fields})
+        self.call("POST", "/api/tasks/next")
+
+
+@pytest.fixture
+def computehub(tmp_path: Path) -> Iterator[Hub]:
+    hub = Hub(tmp_path)
+    hub.start()
+    yield hub
+    assert hub.process is not None
+    hub.process.kill()
+    hub.process.wait()
+
+
+def names(agent: Agent) -> list[str]:
+    return sorted(agent.containers(running=False).values())
+
+
+def test_a_switch_and_a_stop_arrive_at_once(
+    computehub: Hub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    agent = make_agent(computehub.url, heartbeat_interval=45).start()
+    eventually(lambda: computehub.node(agent.node_id)["status"] == "Online", "the node is Online")
+    time.sleep(1)
+    computehub.run_task("one", images["worker"])
+    switched = time.monotonic()
+    eventually(lambda: computehub.node(agent.node_id)["active_containers"] == 2, "two containers are shown")
+    assert time.monotonic() - switched < 8  # far below a poll or a heartbeat interval
+
+    computehub.call("POST", f"/api/nodes/{agent.node_id}/stop")
+    stopped = time.monotonic()
+    eventually(lambda: "the hub asks this node to stop" in agent.output(), "the stop arrives", 5)
+    assert time.monotonic() - stopped < 1
+    assert agent.wait() == 0
+    assert names(agent) == []
+    assert computehub.node(agent.node_id)["status"] == "Offline"
+    # Started again, the node is back: the stop was told, and the registration cleared it.
+    agent.start()
+    eventually(lambda: len(agent.containers()) == 2, "it computes again")
+    assert agent.stop() == 0
+
+
+def test_errors_of_containers_and_images_show_in_the_list_of_nodes(
+    computehub: Hub, images: dict[str, str], registry: str, make_agent: MakeAgent
+) -> None:
+    computehub.run_task("absent", f"{registry}/absent:1")
+    agent = make_agent(computehub.url).start()
+    eventually(lambda: computehub.node(agent.node_id).get("runtime_status") == "Error", "Error is shown")
+    node = computehub.node(agent.node_id)
+    assert "manifest unknown" in node["reason"]
+    assert node["errors"][-1]["kind"] == "image-not-found"
+    computehub.run_task("failing", images["worker"], env={"MODE": "fail"})
+    eventually(
+        lambda: any("exit code 3" in e["message"] for e in computehub.node(agent.node_id)["errors"]),
+        "the exit code is shown",
+    )
+    assert agent.stop() == 0
+
+
+def test_an_image_for_each_platform(computehub: Hub, images: dict[str, str], make_agent: MakeAgent) -> None:
+    computehub.call("POST", "/api/tasks", {"name": "arm", "images": {"linux/arm64": images["foreign"]}})
+    computehub.call("POST", "/api/tasks/next")
+    agent = make_agent(computehub.url).start()
+    reason = "the hub has no current task for linux/amd64"
+    eventually(lambda: computehub.node(agent.node_id).get("reason") == reason, "the reason is shown")
+    assert computehub.node(agent.node_id)["runtime_status"] == "Idle"
+    assert agent.stop() == 0
+
+
+def test_a_restarted_hub_interrupts_nothing(
+    computehub: Hub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    computehub.run_task("one", images["worker"])
+    agent = make_agent(computehub.url).start()
+    before = eventually(lambda: len(c := agent.containers()) == 2 and c, "two containers run")
+    computehub.stop()
+    time.sleep(2)
+    computehub.start()
+    assert computehub.node(agent.node_id)["status"] == "Online"
+    seen = computehub.node(agent.node_id)["last_seen"]
+    eventually(lambda: computehub.node(agent.node_id)["last_seen"] != seen, "it is heard again", 40)
+    assert agent.containers() == before
+    assert agent.stop() == 0
+
+
+def test_a_fresh_hub_on_the_old_address_never_leaves_the_wrong_task_running(
+    computehub: Hub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    computehub.run_task("one", images["worker"])
+    agent = make_agent(computehub.url).start()
+    eventually(lambda: len(agent.containers()) == 2, "two containers run")
+    computehub.stop()
+    for file in computehub.database.parent.glob("hub.db*"):
+        file.unlink()
+    computehub.start()
+    eventually(lambda: names(agent) == [], "no container without a task", 45)
+    assert computehub.node(agent.node_id)["status"] == "Online"
+    computehub.run_task("one", images["worker"])
+    eventually(lambda: len(agent.containers()) == 2, "the new hub's task runs")
+    assert agent.stop() == 0
+
+
+def test_a_hub_restored_from_a_backup_gets_its_own_task_back(
+    computehub: Hub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    computehub.run_task("one", images["worker"])
+    computehub.stop()
+    backup = computehub.database.with_name("backup")
+    shutil.copy(computehub.database, backup)
+    computehub.start()
+    agent = make_agent(computehub.url).start()
+    computehub.run_task("two", images["worker"])
+    eventually(lambda: names(agent) == [f"idm-two-{agent.node_id}-{i}" for i in (0, 1)], "two runs")
+    computehub.stop()
+    for file in computehub.database.parent.glob("hub.db*"):
+        file.unlink()
+    shutil.copy(backup, computehub.database)
+    computehub.start()
+    eventually(lambda: names(agent) == [f"idm-one-{agent.node_id}-{i}" for i in (0, 1)], "one runs again", 45)
+    # The next revision must differ from the one that was lost, though its counter is the same.
+    computehub.run_task("two", images["worker"])
+    eventually(lambda: names(agent) == [f"idm-two-{agent.node_id}-{i}" for i in (0, 1)], "two runs again")
+    assert agent.stop() == 0
