@@ -19,9 +19,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-# Before the slow import: as process 1 of a container, a SIGTERM that finds no handler is lost.
 stopping = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+if __name__ == "__main__":
+    # Before the slow import: as process 1 of a container, a SIGTERM that finds no handler is lost.
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
 
 import redis  # noqa: E402
 
