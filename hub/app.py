@@ -43,5 +43,6 @@ def create_app(settings: HubSettings, store: Store, waiters: Waiters | None = No
 
     app.register_blueprint(operators_api(store))
     app.register_blueprint(gridnode_api(store, waiters))
-    app.asgi_app = Door(app.asgi_app, settings.token)  # type: ignore[method-assign, assignment, arg-type]
+    door = Door(app.asgi_app, settings.token, waiters)  # type: ignore[arg-type]
+    app.asgi_app = door  # type: ignore[method-assign, assignment]
     return app

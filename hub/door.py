@@ -7,7 +7,6 @@ limit, and dropped: a client that is still sending never sees an answer on a con
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 from quart import Response
 
 from hub.problems import http_problem
+from hub.waiters import Waiters
 
 MAX_BODY = 64 * 1024
 """Bytes that a request body may have."""
@@ -38,8 +38,9 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Door:
     """An ASGI application in front of another one."""
 
-    def __init__(self, inner: Asgi, token: str) -> None:
+    def __init__(self, inner: Asgi, token: str, waiters: Waiters) -> None:
         self._inner = inner
+        self._waiters = waiters
         self._token = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,7 +53,7 @@ class Door:
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with asyncio.timeout(BODY_TIME):
+            async with self._waiters.limit(BODY_TIME):
                 body = await _read_body(receive)
         except TimeoutError:
             await _answer(http_problem(408), send)

@@ -1,11 +1,11 @@
-"""Held requests: who waits for a change, and how to wake them."""
+"""Requests that wait, and how to wake them: held ones for a change, slow ones for their body."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from hub.state import EVERYONE
 
@@ -34,6 +34,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._by_node: defaultdict[str, set[Waiter]] = defaultdict(set)
+        self._limits: set[asyncio.Timeout] = set()
         self.is_closed = False
 
     def __len__(self) -> int:
@@ -58,7 +59,19 @@ class Waiters:
             for waiter in waiters:
                 waiter.wake()
 
+    @asynccontextmanager
+    async def limit(self, seconds: float) -> AsyncIterator[None]:
+        """TimeoutError in a block that takes longer, or that still waits when the hub stops."""
+        async with asyncio.timeout(0 if self.is_closed else seconds) as limit:
+            self._limits.add(limit)
+            try:
+                yield
+            finally:
+                self._limits.discard(limit)
+
     def close(self) -> None:
         """The hub stops: wake all, and hold nobody any more."""
         self.is_closed = True
         self.wake(EVERYONE)
+        for limit in self._limits:
+            limit.reschedule(asyncio.get_running_loop().time())

@@ -1,0 +1,298 @@
+"""The hub as a process: what it survives, what it writes, how it starts and how it ends."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.integration.hub_process import TOKEN, HubProcess, environment
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubProcess]:
+    process = HubProcess(tmp_path)
+    yield process
+    process.end()
+
+
+@pytest.fixture
+def resources() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def computehub(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hub.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**environment(), **variables},
+        check=False,
+    )
+
+
+def add(hub: HubProcess, name: str) -> int:
+    return hub.post("/api/tasks", {"name": name, "image": "x:1"}).status
+
+
+# --- The end -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shutdown
+def test_sigterm_answers_held_requests_and_exits_0_within_2_s(hub: HubProcess, resources: ExitStack) -> None:
+    hub.start()
+    etag = hub.get("/gridnode/task").headers["ETag"]
+    statuses: list[int] = []
+
+    def hold() -> None:
+        headers = {"If-None-Match": etag, "Prefer": "wait=50"}
+        statuses.append(hub.get("/gridnode/task?node_id=a", headers=headers).status)
+
+    held = [threading.Thread(target=hold) for _ in range(20)]
+    for thread in held:
+        thread.start()
+    # What else may be open: a connection that idles, one that is half a request, one that owes its body.
+    _idle, half, slow = (
+        resources.enter_context(socket.create_connection(("127.0.0.1", hub.port))) for _ in range(3)
+    )
+    half.sendall(b"GET /gridnode/task HTTP/1.1\r\nHo")
+    slow.sendall(
+        f"POST /api/tasks HTTP/1.1\r\nHost: hub\r\nAuthorization: Bearer {TOKEN}\r\n"
+        "Content-Length: 100\r\n\r\n{".encode()
+    )
+    time.sleep(0.7)
+    begun_at = time.monotonic()
+    assert hub.stop() == 0
+    assert time.monotonic() - begun_at < 2
+    for thread in held:
+        thread.join(5)
+    assert statuses == [304] * 20
+    assert "Traceback" not in hub.log
+
+
+@pytest.mark.shutdown
+def test_systemd_hears_ready_and_stopping(
+    hub: HubProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        hub.start()
+        assert manager.recv(100) == b"READY=1"
+        assert hub.stop() == 0
+        assert manager.recv(100) == b"STOPPING=1"
+
+
+# --- What is on disk ---------------------------------------------------------------------------------------
+
+
+def test_each_acknowledged_operation_was_synced_to_disk_before(tmp_path: Path) -> None:
+    strace = shutil.which("strace")
+    assert strace, "this test needs strace (apt-get install strace)"
+    trace = tmp_path / "trace"
+    hub = HubProcess(tmp_path, (strace, "-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", str(trace)))
+
+    def syncs() -> int:
+        return sum("sync(" in line for line in trace.read_text().splitlines())
+
+    hub.start()
+    try:
+        for number in range(10):
+            before = syncs()
+            assert add(hub, f"task-{number}") == 201
+            assert syncs() > before
+        for path in ("/api/tasks/next", "/api/tasks/finish"):
+            before = syncs()
+            assert hub.post(path).status == 200
+            assert syncs() > before
+        node = {"node_id": "n", "hostname": "h", "architecture": "x86_64", "cpu_count": 1}
+        before = syncs()
+        assert hub.post("/gridnode/register", node).status == 200
+        assert syncs() > before
+        before = syncs()
+        for _ in range(10):
+            hub.post("/gridnode/heartbeat", {"node_id": "n", "status": "Idle", "active_containers": 0})
+        assert syncs() == before, "heartbeats must not cost disk writes"
+        assert hub.post("/api/nodes/n/stop").status == 200
+        assert syncs() > before
+    finally:
+        children = Path(f"/proc/{hub.process.pid}/task/{hub.process.pid}/children") if hub.process else None
+        for child in children.read_text().split() if children else []:
+            os.kill(int(child), 15)
+        if hub.process:
+            hub.process.wait(20)
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_kill_9_in_the_middle_of_operations_loses_none_that_was_acknowledged(
+    hub: HubProcess, attempt: int
+) -> None:
+    hub.start()
+    acknowledged: list[str] = []
+
+    def add_many(worker: int) -> None:
+        for number in range(1_000):
+            name = f"task-{worker}-{number}"
+            try:
+                if add(hub, name) == 201:
+                    acknowledged.append(name)
+            except (OSError, http.client.HTTPException):
+                return
+
+    workers = [threading.Thread(target=add_many, args=(worker,)) for worker in range(4)]
+    for worker in workers:
+        worker.start()
+    time.sleep(0.5 + attempt * 0.3)
+    hub.kill()
+    for worker in workers:
+        worker.join()
+    hub.start()
+    assert len(acknowledged) > 10
+    assert set(acknowledged) <= set(hub.get("/api/tasks").json["pending"])
+
+
+def test_the_state_is_private_from_its_first_moment(hub: HubProcess, tmp_path: Path) -> None:
+    previous = os.umask(0)
+    try:
+        hub.start()
+    finally:
+        os.umask(previous)
+    add(hub, "a")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("hub.db*")}
+    assert set(modes) >= {"hub.db", "hub.db-wal", "hub.db-shm"}
+    assert set(modes.values()) == {0o600}
+
+
+# --- The start ---------------------------------------------------------------------------------------------
+
+
+def refusal(hub: HubProcess) -> str:
+    """The one line with which the hub refuses to start."""
+    result = computehub("--config", str(hub.config))
+    assert result.returncode == 78
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if "[warning" not in line]
+    return line
+
+
+def test_two_hubs_on_one_database_are_refused(hub: HubProcess, tmp_path: Path) -> None:
+    hub.start()
+    (tmp_path / "second").mkdir()
+    second = HubProcess(tmp_path / "second")
+    second.config.write_text(second.config.read_text().replace(str(second.database), str(hub.database)))
+    assert "another hub" in refusal(second)
+    assert hub.get("/api/tasks").status == 200
+
+
+def test_an_address_in_use_is_one_clear_line(hub: HubProcess) -> None:
+    with socket.create_server(("127.0.0.1", hub.port)):
+        assert "Address already in use" in refusal(hub)
+
+
+def test_a_name_that_does_not_resolve_is_one_clear_line(hub: HubProcess) -> None:
+    hub.config.write_text(hub.config.read_text().replace("127.0.0.1:", "no-such-host.invalid:"))
+    assert "bind: no-such-host.invalid" in refusal(hub)
+
+
+def test_a_file_that_is_no_database_is_one_clear_line(hub: HubProcess) -> None:
+    hub.database.write_text("This is not a database, but it is long enough to be taken for one. " * 100)
+    assert "not a database" in refusal(hub)
+
+
+def test_a_damaged_database_is_one_clear_line(hub: HubProcess) -> None:
+    hub.start()
+    for number in range(50):
+        add(hub, f"task-{number}")
+    assert hub.stop() == 0
+    content = bytearray(hub.database.read_bytes())
+    content[4096:-100] = os.urandom(len(content) - 4096 - 100)
+    hub.database.write_bytes(content)
+    assert str(hub.database) in refusal(hub)
+
+
+def test_the_database_of_another_program_is_left_alone(hub: HubProcess) -> None:
+    with sqlite3.connect(hub.database) as database:
+        database.execute("CREATE TABLE theirs (a)")
+    assert "not one of a hub" in refusal(hub)
+
+
+def test_the_database_of_a_newer_hub_is_left_alone(hub: HubProcess) -> None:
+    hub.start()
+    hub.stop()
+    with sqlite3.connect(hub.database) as database:
+        database.execute("PRAGMA user_version = 99")
+    assert "newer GridCore" in refusal(hub)
+
+
+def test_a_missing_directory_is_one_clear_line(hub: HubProcess, tmp_path: Path) -> None:
+    hub.config.write_text(hub.config.read_text().replace(str(hub.database), str(tmp_path / "no" / "hub.db")))
+    assert "No such file or directory" in refusal(hub)
+
+
+@pytest.mark.parametrize("token", ["", "   ", "your-secret-token", "changeme"])
+def test_an_empty_or_well_known_token_is_refused_and_not_repeated(hub: HubProcess, token: str) -> None:
+    hub.config.write_text(hub.config.read_text().replace(TOKEN, token))
+    assert "token:" in refusal(hub)
+
+
+def test_an_unknown_kind_of_state_is_refused_without_its_password(hub: HubProcess) -> None:
+    text = hub.config.read_text().replace(f"sqlite:///{hub.database}", "mysql://hub:hunter2@db/grid")
+    hub.config.write_text(text)
+    line = refusal(hub)
+    assert "state: expected sqlite:///" in line
+    assert "hunter2" not in line
+
+
+def test_check_says_whether_the_file_is_valid(hub: HubProcess) -> None:
+    good = computehub("--config", str(hub.config), "--check")
+    assert (good.returncode, good.stderr) == (0, "")
+    assert not hub.database.exists()
+    hub.config.write_text(hub.config.read_text() + "bnd = 1\n")
+    bad = computehub("--config", str(hub.config), "--check")
+    assert bad.returncode == 78
+    assert "bnd: unknown key; did you mean bind?" in bad.stderr
+
+
+def test_a_first_start_without_a_file_shows_where_and_what(tmp_path: Path) -> None:
+    result = computehub("--config", str(tmp_path / "computehub.toml"))
+    assert result.returncode == 78
+    assert str(tmp_path / "computehub.toml") in result.stderr
+    assert 'bind = "0.0.0.0:8080"' in result.stderr
+
+
+def test_init_writes_a_private_file_that_the_hub_accepts_and_never_overwrites_one(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "computehub.toml"
+    first = computehub("init", "--config", str(path))
+    assert first.returncode == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    written = path.read_text()
+    assert computehub("--config", str(path), "--check").returncode == 0
+    assert computehub("init", "--config", str(path)).returncode == 78
+    assert path.read_text() == written
+
+
+def test_the_environment_can_name_the_file_and_override_its_keys(hub: HubProcess) -> None:
+    named = computehub("--check", IDM_GRIDCORE_CONFIG=str(hub.config))
+    assert named.stdout == f"{hub.config}: valid\n"
+    overridden = computehub("--check", IDM_GRIDCORE_CONFIG=str(hub.config), IDM_GRIDCORE_BIND="nonsense")
+    assert overridden.returncode == 78
+
+
+def test_version_and_help_are_there() -> None:
+    assert "computehub, version" in computehub("--version").stdout
+    assert "computehub init" in computehub("--help").stdout
