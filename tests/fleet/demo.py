@@ -185,12 +185,14 @@ def main() -> None:
     except KeyboardInterrupt:
         console.print("demo: interrupted; make demo-down removes what was started")
         sys.exit(130)
-    console.print(
-        f"[green]demo:[/] {chosen.items:,} squares on {seen.nodes} nodes in {seen.squares_seconds:.0f} s "
-        f"({seen.squares}), switched in {seen.switch_seconds:.1f} s, "
-        f"{seen.tiles} tiles ({seen.proved} proved), {len(seen.offline)} nodes stopped cleanly; {time.monotonic() - begin:.0f} s in all",
-        soft_wrap=True,
-    )
+    summary = [
+        f"{chosen.items:,} squares on {seen.nodes} nodes in {seen.squares_seconds:.0f} s ({seen.squares})",
+        f"switched in {seen.switch_seconds:.1f} s",
+        f"{seen.tiles} tiles rendered and {seen.proved} proved",
+        f"{len(seen.offline)} nodes stopped cleanly",
+        f"{time.monotonic() - begin:.0f} s in all",
+    ]
+    console.print(f"[green]demo:[/] {'; '.join(summary)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

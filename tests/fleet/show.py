@@ -41,22 +41,20 @@ def step(title: str, total: int | None = None) -> Iterator[Step]:
     """A step of the demo; with a total it has a bar. A failed one says so, and the error goes on."""
     columns = [SpinnerColumn(), TextColumn("{task.description}")]
     if total is not None:
-        columns += [BarColumn(), MofNCompleteColumn()]  # type: ignore[list-item]
+        columns += [BarColumn(), MofNCompleteColumn()]
     begin = time.monotonic()
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-        running = Step(progress, title, total)
-        try:
+    progress = Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
+    )
+    running = Step(progress, title, total)
+    mark = "[red]✗[/]"
+    try:
+        with progress:
             yield running
-        except BaseException:
-            mark, colour = "✗", "red"
-            raise
-        else:
-            mark, colour = "✓", "green"
-        finally:
-            taken = f"{time.monotonic() - begin:6.1f} s"
-            progress.console.print(
-                f"[{colour}]{mark}[/] {taken}  {title}[dim]  {running.note}[/]", soft_wrap=True
-            )
+        mark = "[green]✓[/]"
+    finally:
+        taken = f"{time.monotonic() - begin:6.1f} s"
+        console.print(f"{mark} {taken}  {title}  [dim]{running.note}[/]", soft_wrap=True)
 
 
 def follow(running: Step, ask: Callable[[], int], total: int, what: str, patience: float = 120) -> None:
