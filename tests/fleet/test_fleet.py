@@ -1,0 +1,210 @@
+"""A real fleet: systemd hosts over SSH, rolled out by Ansible, then stopped in every way there is.
+
+The fleet comes up once. Tests run in the order of this file; each brings the nodes back first.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.fleet import demo, hosts, work
+from tests.fleet.engine import FleetError, labelled
+from tests.fleet.grid import Grid, wait_until
+from tests.fleet.hosts import Host
+
+pytestmark = pytest.mark.slow
+
+PREFIX = "test"
+ITEMS = 20_000
+CONFIG = "/etc/idm-gridcore/gridnode.toml"
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the demo of this session writes its picture."""
+    return tmp_path_factory.mktemp("demo") / "mandelbrot.png"
+
+
+@pytest.fixture(scope="session")
+def shown(picture: Path) -> Iterator[tuple[Grid, demo.Outcome]]:
+    """The demo's fleet, as the demo leaves it, and what the demo has seen."""
+    try:
+        yield demo.everything(PREFIX, nodes=2, items=ITEMS, path=picture)
+    finally:
+        hosts.down(PREFIX)
+
+
+@pytest.fixture
+def grid(shown: tuple[Grid, demo.Outcome]) -> Grid:
+    """The fleet with every agent running."""
+    grid, _ = shown
+    grid.everywhere(lambda host: host.ssh("systemctl start gridnode"))
+    for host in grid.nodes:
+        wait_until(lambda host=host: grid.node(host)["status"] == "Online", f"{host.name} Online", 30)  # type: ignore[misc]
+    return grid
+
+
+def add_task(grid: Grid, name: str, queues: str, item_seconds: float = 0) -> None:
+    grid.playbook(
+        "task_add",
+        task_name=name,
+        task_image=f"{grid.control.address}:5000/squares:1",
+        task_input_queue=f"{queues}:input",
+        task_output_queue=f"{queues}:output",
+        task_env={"ITEM_SECONDS": str(item_seconds)},
+    )
+
+
+def agent_process(host: Host) -> str:
+    """The main process of a running agent; empty while there is none."""
+    state, process = host.ssh("systemctl show -P ActiveState -P MainPID gridnode").split()
+    return process if state == "active" and process != "0" else ""
+
+
+@contextmanager
+def never_offline(grid: Grid, host: Host) -> Iterator[None]:
+    """The hub calls the node Online all the while, and a moment longer."""
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.2):
+            seen.add(grid.node(host)["status"])
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield
+        time.sleep(1)
+    finally:
+        over.set()
+        watcher.join()
+    assert seen == {"Online"}
+
+
+def replace_agent(grid: Grid, host: Host, signal: str) -> None:
+    """End the agent by a signal; the one that systemd starts next must adopt every container as it is."""
+    containers = grid.containers(host)
+    assert containers
+    old = agent_process(host)
+    with never_offline(grid, host):
+        host.ssh(f"systemctl kill --kill-whom=main --signal={signal} gridnode")
+        new = wait_until(lambda: agent_process(host).replace(old, ""), "the next agent runs", 30)
+        heard = grid.node(host)["last_seen"]
+        wait_until(lambda: grid.node(host)["last_seen"] > heard, "the next agent reports", 60)
+        assert grid.containers(host) == containers, "the same containers since the same time"
+    assert agent_process(host) == new
+    assert grid.containers(host) == containers
+
+
+def test_the_demo_is_seen_whole(shown: tuple[Grid, demo.Outcome], picture: Path) -> None:
+    grid, outcome = shown
+    assert outcome.squares == work.Squares(missing=0, wrong=0, duplicates=0)
+    assert outcome.switch_seconds < 30
+    assert (outcome.tiles, outcome.proved) == (256, 13)
+    assert len(outcome.offline) == 2
+    with Image.open(picture) as image:
+        assert image.size == (1024, 1024)
+        assert len(image.getcolors() or []) > 50
+    assert all(not grid.containers(host) for host in grid.nodes)
+
+
+def test_a_second_rollout_changes_nothing(shown: tuple[Grid, demo.Outcome]) -> None:
+    grid, _ = shown
+    grid.everywhere(lambda host: host.ssh("systemctl start gridnode"))
+    said = grid.playbook("site")
+    recap = said.split("PLAY RECAP")[1]
+    assert recap.count("changed=0 ") == len(grid.fleet.hosts), recap
+
+
+def test_no_way_to_stop_loses_an_item_in_hand(grid: Grid) -> None:
+    """Switch away and on again, hand over, kill, stop: slow items, and the queue never empty meanwhile."""
+    count = 500
+    for name in ("slow_1", "slow_2", "slow_3"):
+        add_task(grid, name, "slow", item_seconds=0.4)
+    grid.redis.rpush("slow:input", *range(count))
+    first, second = grid.nodes
+
+    demo.switch(grid, "mandelbrot", "slow_1")
+    wait_until(lambda: grid.length("slow:output") > 5, "the first slow results", 60)
+    demo.switch(grid, "slow_1", "slow_2")
+    replace_agent(grid, first, "USR1")
+    replace_agent(grid, second, "KILL")
+    demo.switch(grid, "slow_2", "slow_3")
+    assert grid.length("slow:input") > 20, "the queue was empty too early to prove anything"
+    grid.playbook("node_stop", node=first.container)
+    assert grid.gone(first)
+    assert first.ssh("systemctl is-active gridnode || true") == "inactive"
+    assert grid.length("slow:input") > 0, "the queue was empty too early to prove anything"
+
+    wait_until(lambda: grid.length("slow:output") >= count, "all slow results", 120)
+    found = work.verify_squares(work.read_all(grid.redis, "slow:output"), count)
+    assert found == work.Squares(missing=0, wrong=0, duplicates=0)
+
+
+def test_a_rebooted_host_is_the_same_node_and_computes_again(grid: Grid) -> None:
+    host = grid.nodes[0]
+    grid.wait_computing("slow_3")
+    before = grid.node(host)["id"]
+    host.reboot()
+    grid.wait_computing("slow_3", [host])
+    assert grid.node(host)["id"] == before
+
+
+def test_two_hosts_made_from_one_image_become_two_nodes(grid: Grid) -> None:
+    """A cloned disk brings the machine-id, and a gridnode.toml with the other's node_id."""
+    original, clone = grid.nodes
+    machine_id, config = (original.ssh(f"cat {path}") for path in ("/etc/machine-id", CONFIG))
+    taken = grid.node(original)["id"]
+    assert taken in config
+    clone.ssh("systemctl stop gridnode")
+    clone.put("/etc/machine-id", f"{machine_id}\n".encode(), 0o444)
+    clone.ssh(f"cat >{CONFIG}", stdin=f"{config}\n".encode())  # owner and mode stay
+    clone.ssh("systemctl start gridnode")
+
+    wait_until(lambda: grid.node(clone)["status"] == "Online", "the clone is Online", 60)
+    grid.wait_computing("slow_3")
+    assert grid.node(original)["id"] == taken
+    own = grid.node(clone)["id"]
+    assert own != taken
+    assert own in clone.ssh(f"cat {CONFIG}")
+    assert taken in original.ssh(f"cat {CONFIG}")
+
+
+def test_a_fresh_hub_on_the_old_address_never_leaves_a_node_with_the_wrong_task(grid: Grid) -> None:
+    grid.wait_computing("slow_3")
+    grid.control.ssh("systemctl stop computehub && rm /var/lib/idm-gridcore/* && systemctl start computehub")
+    wait_until(partial(_answers, grid), "the fresh hub answers", 30)
+    assert grid.current() is None
+
+    for host in grid.nodes:
+        wait_until(lambda host=host: not grid.containers(host), f"{host.name} lets the old task go", 90)  # type: ignore[misc]
+    # A task of the same name on the fresh hub is another task, too.
+    grid.redis.rpush("fresh:input", *range(1000))
+    add_task(grid, "slow_3", "fresh")
+    grid.playbook("task_next")
+    grid.wait_computing("slow_3")
+    wait_until(lambda: grid.length("fresh:output") >= 1000, "the fresh hub's results", 60)
+    assert work.verify_squares(work.read_all(grid.redis, "fresh:output"), 1000).exact
+
+
+def test_down_leaves_nothing(grid: Grid) -> None:
+    hosts.down(PREFIX)
+    assert not any(labelled(kind, PREFIX) for kind in ("container", "volume", "network"))
+    assert not grid.fleet.state.exists()
+
+
+def _answers(grid: Grid) -> bool:
+    try:
+        grid.current()
+    except FleetError:
+        return False
+    return True
