@@ -10,10 +10,11 @@ import re
 
 from gridcore.protocol import MASK
 
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,31}://"
 # Up to the last `@` of the word, since people forget to escape an `@` or a `/` in a password.
-_IN_TEXT = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:)(?P<secret>\S*)(?=@)")
+_IN_TEXT = re.compile(rf"(?P<before>{_SCHEME}[^\s/:@]*:)(?P<secret>\S*)(?=@)")
 # A field that is nothing but a URL: its scheme may be missing, its password may hold blanks.
-_WHOLE_URL = re.compile(r"(?P<before>^(?:[A-Za-z][A-Za-z0-9+.-]*://)?[^/:@]*:)(?P<secret>.*)(?=@)", re.DOTALL)
+_WHOLE_URL = re.compile(rf"(?P<before>^(?:{_SCHEME}|(?!{_SCHEME}))[^/:@]*:)(?P<secret>.*)(?=@)", re.DOTALL)
 _IN_QUERY = re.compile(
     r"(?P<before>[?&](?:password|passwd|pwd|token|secret)=)(?P<secret>[^&\s]*)", re.IGNORECASE
 )

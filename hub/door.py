@@ -8,9 +8,10 @@ limit, and dropped: a client that is still sending never sees an answer on a con
 from __future__ import annotations
 
 import hmac
+import string
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from quart import Response
 
@@ -25,6 +26,9 @@ MAX_DRAIN = 8 * 1024 * 1024
 
 BODY_TIME = 20.0
 """Seconds in which a body must arrive."""
+
+QUERY_CHARACTERS = string.punctuation
+"""What may stand in a query as it is, besides letters and digits; other bytes are escaped."""
 
 OPEN_PATHS = frozenset({"/health"})
 
@@ -49,7 +53,8 @@ class Door:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await self._admit({**scope, "path": _path(scope["path"])}, receive, send)
+            path, query = _path(scope["path"]), quote(scope["query_string"], safe=QUERY_CHARACTERS)
+            await self._admit({**scope, "path": path, "query_string": query.encode()}, receive, send)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -22,7 +22,7 @@ from gridcore.errors import ConfigError
 from gridcore.protocol import TaskDefinition
 from hub import registry
 from hub.errors import StoreUnavailable
-from hub.registry import Live, Node, NodeError, NodeRecord, Presence, StopOrder
+from hub.registry import Instant, Live, Node, NodeError, NodeRecord, Presence, StopOrder
 from hub.state import Change, State
 from hub.store_local import LocalStore, new_entropy, read_clock
 from hub.tasklist import Task, TaskList, TaskStatus
@@ -46,7 +46,7 @@ BUSY_TIMEOUT = 5.0
 """Seconds to wait for another program (a backup, an `sqlite3` shell) that has the file locked."""
 
 
-async def open_sqlite(path: Path) -> LocalStore:
+async def open_sqlite(path: Path, clock: Callable[[], Instant] = read_clock) -> LocalStore:
     """A store whose state is in this file; the file is made if there is none.
 
     Raises:
@@ -54,7 +54,7 @@ async def open_sqlite(path: Path) -> LocalStore:
     """
     journal = SqliteJournal(path)
     try:
-        return LocalStore(await journal.open(), journal)
+        return LocalStore(await journal.open(clock()), journal, clock=clock)
     except BaseException:
         await journal.close()
         raise
@@ -70,9 +70,9 @@ class SqliteJournal:
         self._connection: sqlite3.Connection | None = None
         self._kept = TaskList(revision="")  # the list as the file has it: only what differs is written
 
-    async def open(self) -> State:
+    async def open(self, now: Instant) -> State:
         """Lock, make or check the file, and read the state from it. Raises ConfigError."""
-        return await self._in_thread(self._open)
+        return await self._in_thread(lambda: self._open(now))
 
     async def commit(self, change: Change) -> None:
         await self._in_thread(lambda: self._transaction(lambda database: self._write(database, change)))
@@ -99,7 +99,7 @@ class SqliteJournal:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _open(self) -> State:
+    def _open(self, now: Instant) -> State:
         try:
             self._take_lock()
             # Made by us and not by SQLite, so that no moment exists in which others can read it.
@@ -114,7 +114,7 @@ class SqliteJournal:
                 "Make its directory, let this user write there, or name another file"
             ) from None
         try:
-            return self._load()
+            return self._load(now)
         except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0] if isinstance(error, sqlite3.Error) else type(error).__name__
             raise ConfigError(
@@ -133,7 +133,7 @@ class SqliteJournal:
                 "stop that one, or name another file"
             ) from None
 
-    def _load(self) -> State:
+    def _load(self, now: Instant) -> State:
         database = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT, isolation_level=None)
         self._connection = database
         (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -154,7 +154,7 @@ class SqliteJournal:
         if not tables:
             self._create()
         self._kept = _read_tasks(database)
-        return State(self._kept, _read_nodes(database))
+        return State(self._kept, _read_nodes(database, now))
 
     def _create(self) -> None:
         def make(database: sqlite3.Connection) -> None:
@@ -242,8 +242,7 @@ def _read_tasks(database: sqlite3.Connection) -> TaskList:
     )
 
 
-def _read_nodes(database: sqlite3.Connection) -> list[Node]:
-    now = read_clock()
+def _read_nodes(database: sqlite3.Connection, now: Instant) -> list[Node]:
     nodes = []
     for record_text, live_text in database.execute("SELECT record, live FROM nodes ORDER BY rowid"):
         record, live = json.loads(record_text), json.loads(live_text)

@@ -233,6 +233,6 @@ def _decide(operation: Operation[Any], draft: Draft) -> Outcome[Any] | Exception
     return outcome
 
 
-def open_memory() -> LocalStore:
+def open_memory(clock: Callable[[], Instant] = read_clock) -> LocalStore:
     """A store that forgets everything when it is closed."""
-    return LocalStore(State(TaskList.empty(new_entropy())), NoJournal())
+    return LocalStore(State(TaskList.empty(new_entropy())), NoJournal(), clock=clock)

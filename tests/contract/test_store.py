@@ -1,0 +1,335 @@
+"""What every store does, whatever it keeps its state in. `store_kinds.py` lists the stores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gridcore.protocol import HeartbeatRequest, RegisterRequest, TaskDefinition, TaskGuard
+from hub.errors import NotCurrent, NothingPending, NothingRunning, TaskConflict, UnknownNode
+from hub.state import EVERYONE
+from hub.store import Store
+from hub.tasklist import TaskStatus
+from tests.contract.store_kinds import KINDS, StoreKind
+
+RETENTION = 30 * 86_400.0
+SURVIVING = [kind for kind in KINDS if kind.survives]
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+async def kind(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreKind]:
+    made: StoreKind = request.param(tmp_path)
+    yield made
+    await made.end()
+
+
+@pytest.fixture
+async def store(kind: StoreKind) -> Store:
+    return await kind.open()
+
+
+def task(name: str, **fields: Any) -> TaskDefinition:
+    return TaskDefinition(name=name, image=f"{name}:1", **fields)
+
+
+def registration(node_id: str | None = None, **fields: Any) -> RegisterRequest:
+    facts = {"hostname": "pi", "architecture": "aarch64", "cpu_count": 4, **fields}
+    return RegisterRequest(node_id=node_id, **facts)
+
+
+def beat(node_id: str, **fields: Any) -> HeartbeatRequest:
+    return HeartbeatRequest.model_validate(
+        {"node_id": node_id, "status": "Idle", "active_containers": 0, **fields}
+    )
+
+
+async def status(store: Store, node_id: str) -> str:
+    return (await store.node(node_id)).record.presence.value
+
+
+# --- Tasks -------------------------------------------------------------------------------------------------
+
+
+async def test_a_new_store_has_nothing_and_a_revision(store: Store) -> None:
+    tasks = await store.tasks()
+    assert (tasks.current, tasks.tasks) == (None, ())
+    assert tasks.revision
+
+
+async def test_tasks_keep_their_order(store: Store) -> None:
+    for name in "cab":
+        await store.add_task(task(name))
+    assert (await store.tasks()).named(TaskStatus.PENDING) == ["c", "a", "b"]
+
+
+async def test_the_same_definition_again_is_no_change_and_another_one_conflicts(store: Store) -> None:
+    assert (await store.add_task(task("a", env={"K": "v"})))[1] is True
+    assert (await store.add_task(task("a", env={"K": "v"})))[1] is False
+    with pytest.raises(TaskConflict):
+        await store.add_task(task("a", env={"K": "w"}))
+    assert len((await store.tasks()).tasks) == 1
+
+
+async def test_every_change_of_what_is_current_has_a_revision_of_its_own(store: Store) -> None:
+    seen = [(await store.tasks()).revision]
+    for name in "ab":
+        await store.add_task(task(name))
+    assert (await store.tasks()).revision == seen[0]
+    for step in (store.start_next, store.start_next, store.finish):
+        await step(None)
+        seen.append((await store.tasks()).revision)
+    assert len(set(seen)) == len(seen)
+
+
+async def test_what_is_refused_changes_nothing(store: Store) -> None:
+    with pytest.raises(NothingPending):
+        await store.start_next(None)
+    with pytest.raises(NothingRunning):
+        await store.finish(None)
+    await store.add_task(task("a"))
+    await store.start_next(None)
+    before = await store.tasks()
+    with pytest.raises(NothingPending):
+        await store.start_next(None)
+    with pytest.raises(NotCurrent) as refusal:
+        await store.finish(TaskGuard(task="b"))
+    assert refusal.value.current == "a"
+    assert await store.tasks() == before
+
+
+async def test_of_many_operators_who_press_at_once_with_a_guard_one_wins(store: Store) -> None:
+    for name in "abcdef":
+        await store.add_task(task(name))
+    await store.start_next(None)
+    presses = [store.start_next(TaskGuard(task="a")) for _ in range(20)]
+    outcomes = await asyncio.gather(*presses, return_exceptions=True)
+    assert sum(not isinstance(outcome, NotCurrent) for outcome in outcomes) == 1
+    current = (await store.tasks()).current
+    assert current is not None
+    assert current.name == "b"
+
+
+async def test_tasks_added_at_once_are_all_there_once(store: Store) -> None:
+    names = [f"task-{number}" for number in range(50)]
+    added = await asyncio.gather(*(store.add_task(task(name)) for name in names + names))
+    assert sum(is_new for _, is_new in added) == 50
+    assert sorted((await store.tasks()).named(TaskStatus.PENDING)) == sorted(names)
+
+
+async def test_listeners_hear_of_a_switch_once_it_can_be_seen(store: Store) -> None:
+    heard: list[str] = []
+    store.listen(heard.append)
+    await store.add_task(task("a"))
+    assert heard == []
+    await store.start_next(None)
+    assert heard == [EVERYONE]
+
+
+async def test_an_operation_whose_client_left_is_done_all_the_same(store: Store) -> None:
+    asking = asyncio.create_task(store.add_task(task("a")))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await store.add_task(task("b"))
+    assert (await store.tasks()).named(TaskStatus.PENDING) == ["a", "b"]
+
+
+# --- Nodes -------------------------------------------------------------------------------------------------
+
+
+async def test_a_node_without_an_id_gets_one_and_keeps_it(store: Store) -> None:
+    first = await store.register(registration())
+    node_id = first.node.record.id
+    again = await store.register(registration(node_id))
+    assert (first.is_new, again.is_new) == (True, False)
+    assert [node.record.id for node in await store.nodes()] == [node_id]
+
+
+async def test_a_heartbeat_shows_what_the_node_reports(store: Store) -> None:
+    await store.register(registration("a"))
+    assert (await store.heartbeat(beat("a", status="Running", active_containers=3, reason="r"))).known
+    live = (await store.node("a")).live
+    assert (live.runtime_status, live.active_containers, live.reason) == ("Running", 3, "r")
+    assert not (await store.heartbeat(beat("b"))).known
+    with pytest.raises(UnknownNode):
+        await store.node("b")
+
+
+async def test_the_last_20_errors_are_kept_with_the_hubs_time(kind: StoreKind, store: Store) -> None:
+    await store.register(registration("a"))
+    for number in range(25):
+        kind.clock.advance(1)
+        await store.heartbeat(beat("a", errors=[{"kind": "exit", "message": str(number)}]))
+    errors = (await store.node("a")).live.errors
+    assert [error.message for error in errors] == [str(number) for number in range(5, 25)]
+    assert errors[-1].time == kind.clock.read().wall
+
+
+async def test_a_node_is_offline_after_a_minute_of_silence_and_back_when_it_is_heard(
+    kind: StoreKind, store: Store
+) -> None:
+    await store.register(registration("a"))
+    kind.clock.advance(59)
+    assert (await store.sweep(RETENTION)).silent == ()
+    kind.clock.advance(1)
+    swept = await store.sweep(RETENTION)
+    assert [node.record.id for node in swept.silent] == ["a"]
+    assert await status(store, "a") == "offline"
+    assert (await store.sweep(RETENTION)).silent == ()
+    assert (await store.heartbeat(beat("a"))).is_back
+    assert await status(store, "a") == "online"
+
+
+async def test_a_request_for_the_task_counts_as_heard(kind: StoreKind, store: Store) -> None:
+    await store.register(registration("a"))
+    kind.clock.advance(50)
+    assert await store.hear("a") is False
+    assert await store.hear("nobody") is False
+    kind.clock.advance(50)
+    assert (await store.sweep(RETENTION)).silent == ()
+    kind.clock.advance(60)
+    await store.sweep(RETENTION)
+    assert await store.hear("a") is True
+
+
+async def test_a_step_of_the_wall_clock_calls_nobody_offline(kind: StoreKind, store: Store) -> None:
+    await store.register(registration("a"))
+    kind.clock.step_wall(86_400 * 365)
+    assert (await store.sweep(RETENTION)).silent == ()
+    kind.clock.step_wall(-86_400 * 700)
+    assert (await store.sweep(RETENTION)).silent == ()
+
+
+async def test_a_node_that_deregistered_is_not_heard_until_it_registers(store: Store) -> None:
+    assert await store.deregister("nobody") is None
+    await store.register(registration("a"))
+    await store.heartbeat(beat("a", status="Running", active_containers=3))
+    assert await store.deregister("a") is not None
+    assert (await store.heartbeat(beat("a"))).known is False
+    assert await store.hear("a") is False
+    node = await store.node("a")
+    assert (node.is_online, node.live.active_containers, node.live.runtime_status) == (False, 0, None)
+    await store.register(registration("a"))
+    assert await status(store, "a") == "online"
+
+
+async def test_a_node_is_forgotten_after_the_retention(kind: StoreKind, store: Store) -> None:
+    await store.register(registration("a"))
+    await store.register(registration("b"))
+    kind.clock.advance(60)
+    await store.sweep(RETENTION)
+    kind.clock.advance(RETENTION)
+    await store.register(registration("b"))
+    assert [node.record.id for node in (await store.sweep(RETENTION)).forgotten] == ["a"]
+    assert [node.record.id for node in await store.nodes()] == ["b"]
+    kind.clock.advance(1)
+    assert (await (await kind.reopen()).nodes())[0].record.id == "b"
+
+
+async def test_a_stop_stands_until_told_and_ends_with_the_registration_after_that(store: Store) -> None:
+    with pytest.raises(UnknownNode):
+        await store.order_stop("a")
+    await store.register(registration("a"))
+    assert (await store.order_stop("a")).stop_requested
+    assert (await store.register(registration("a"))).node.stop_requested
+    assert (await store.heartbeat(beat("a"))).stop_requested
+    assert (await store.heartbeat(beat("a"))).stop_requested
+    assert not (await store.register(registration("a"))).node.stop_requested
+    assert not (await store.heartbeat(beat("a"))).stop_requested
+
+
+async def test_an_order_wakes_its_node_and_ends_one_held_request(store: Store) -> None:
+    heard: list[str] = []
+    store.listen(heard.append)
+    await store.register(registration("a"))
+    assert await store.take_nudge("a") is False
+    await store.order_stop("a")
+    assert heard == ["a"]
+    assert [await store.take_nudge("a"), await store.take_nudge("a")] == [True, False]
+
+
+async def test_an_order_that_was_told_ends_no_held_request(store: Store) -> None:
+    await store.register(registration("a"))
+    await store.order_stop("a")
+    await store.heartbeat(beat("a"))
+    assert await store.take_nudge("a") is False
+    await store.order_stop("a")
+    assert await store.take_nudge("a") is False
+
+
+async def test_a_second_machine_with_the_same_id_gets_its_own(store: Store) -> None:
+    await store.register(registration("a", machine="m1"))
+    second = await store.register(registration("a", machine="m2"))
+    assert (second.clone_of, second.is_new) == ("a", True)
+    assert second.node.record.id != "a"
+    assert (await store.node("a")).record.machine == "m1"
+    own = await store.register(registration(second.node.record.id, machine="m2"))
+    assert (own.clone_of, own.is_new) == (None, False)
+
+
+@pytest.mark.parametrize("reason", ["silent", "left", "no machine", "same machine"])
+async def test_an_id_moves_to_another_machine_when_the_first_is_gone(
+    kind: StoreKind, store: Store, reason: str
+) -> None:
+    await store.register(registration("a", machine="m1"))
+    if reason == "silent":
+        kind.clock.advance(60)
+    elif reason == "left":
+        await store.deregister("a")
+    machine = {"no machine": None, "same machine": "m1"}.get(reason, "m2")
+    again = await store.register(registration("a", machine=machine))
+    assert (again.node.record.id, again.clone_of) == ("a", None)
+
+
+async def test_two_clones_that_register_at_once_become_two_nodes(store: Store) -> None:
+    both = await asyncio.gather(
+        store.register(registration("a", machine="m1")), store.register(registration("a", machine="m2"))
+    )
+    assert len({entry.node.record.id for entry in both}) == 2
+
+
+async def test_what_happens_to_a_node_while_it_is_being_written_is_not_lost(store: Store) -> None:
+    await store.register(registration("a"))
+    _, first, second = await asyncio.gather(
+        store.order_stop("a"),
+        store.heartbeat(beat("a", errors=[{"kind": "k", "message": "one"}])),
+        store.heartbeat(beat("a", errors=[{"kind": "k", "message": "two"}])),
+    )
+    assert first.known
+    assert second.known
+    assert [error.message for error in (await store.node("a")).live.errors] == ["one", "two"]
+
+
+# --- A restart ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", SURVIVING, indirect=True, ids=lambda kind: kind.__name__)
+async def test_a_restart_changes_nothing_but_the_clock(kind: StoreKind, store: Store) -> None:
+    for name in "abc":
+        await store.add_task(task(name, env={"K": "v"}, input_redis="redis://:p@h/0"))
+    await store.start_next(None)
+    await store.start_next(None)
+    await store.register(registration("on", labels={"room": "1"}, machine="m"))
+    await store.register(registration("off"))
+    await store.register(registration("gone"))
+    await store.deregister("gone")
+    await store.heartbeat(beat("on", status="Running", active_containers=2))
+    await store.order_stop("on")
+    kind.clock.advance(30)
+    await store.heartbeat(beat("on", errors=[{"kind": "k", "message": "m"}]))
+    kind.clock.advance(40)
+    await store.sweep(RETENTION)
+    tasks, nodes = await store.tasks(), await store.nodes()
+    kind.clock.restart()
+    store = await kind.reopen()
+    assert await store.tasks() == tasks
+    assert [node.record for node in await store.nodes()] == [node.record for node in nodes]
+    assert (await store.node("on")).live.errors == next(n for n in nodes if n.record.id == "on").live.errors
+    kind.clock.advance(59)
+    assert (await store.sweep(RETENTION)).silent == ()
+    assert [await status(store, name) for name in ("on", "off", "gone")] == ["online", "offline", "gone"]
+    kind.clock.advance(1)
+    assert [node.record.id for node in (await store.sweep(RETENTION)).silent] == ["on"]
