@@ -56,7 +56,11 @@ def main(context: click.Context, config_path: Path | None, check: bool) -> None:
         _warn(settings)
         from hub.serve import serve  # slow, and neither --check nor init needs it
 
-        asyncio.run(serve(settings))
+        try:
+            asyncio.run(serve(settings))
+        except ExceptionGroup as crash:
+            structlog.get_logger().critical("a part of the hub crashed, so all of it ends", exc_info=crash)
+            sys.exit(1)
 
 
 @main.command("init")

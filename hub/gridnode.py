@@ -86,7 +86,7 @@ def gridnode_api(store: Store, waiters: Waiters) -> Blueprint:
         platform = canonical_platform(request.args.get("platform") or DEFAULT_PLATFORM)
         # An id that cannot be one is no reason to leave a node without its task.
         asker = node_id if _NODE_ID.fullmatch(node_id) else None
-        deadline = asyncio.get_running_loop().time() + parse_wait(request.headers.get("Prefer", ""))
+        deadline = asyncio.get_running_loop().time() + parse_wait(",".join(request.headers.getlist("Prefer")))
         if asker is not None and await store.hear(asker):
             log.info("node is back", node=asker)
         with waiters.holding(asker) as waiter:
@@ -101,7 +101,7 @@ def gridnode_api(store: Store, waiters: Waiters) -> Blueprint:
         """What is current once the client does not know it, its node is to be nudged, or time is up."""
         # The waiter was there before this looks, so nothing that happens in between is missed.
         tasks = await store.tasks()
-        known = Known(request.headers.get("If-None-Match"), tasks.revision)
+        known = Known(",".join(request.headers.getlist("If-None-Match")), tasks.revision)
         while tasks.revision in known:
             if deadline <= asyncio.get_running_loop().time():
                 return _News(tasks)

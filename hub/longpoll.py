@@ -23,12 +23,12 @@ def parse_wait(prefer: str) -> float:
 
 
 class Known:
-    """The revisions that a client says it has; nothing is known without the header.
+    """The revisions that a client says it has; nothing is known where the header is empty.
 
     `*` is whatever is current when the request arrives, so that a wait with it ends at the next change.
     """
 
-    def __init__(self, if_none_match: str | None, arrival: str) -> None:
+    def __init__(self, if_none_match: str, arrival: str) -> None:
         tags = parse_etags(if_none_match) if if_none_match else ETags()
         self._tags = ETags([arrival]) if tags.star_tag else tags
 

@@ -23,6 +23,7 @@ from hypercorn.config import Config
 from gridcore import __version__, systemd
 from gridcore.errors import ConfigError
 from hub.app import create_app
+from hub.errors import StoreUnavailable
 from hub.journal_sqlite import open_sqlite
 from hub.settings import HubSettings
 from hub.store import Store
@@ -70,7 +71,10 @@ async def serve(settings: HubSettings) -> None:
     try:
         await _run(settings, store, listener, stopping)
     finally:
-        await store.close()
+        try:
+            await store.close()
+        except StoreUnavailable as error:
+            log.warning("what nodes reported last could not be written", error=str(error))
     log.info("stopped")
 
 
@@ -122,14 +126,17 @@ async def _answer_requests(app: Any, listener: socket.socket, stopping: asyncio.
 
 
 async def _repeat(step: Callable[[], Awaitable[None]], interval: float, stopping: asyncio.Event) -> None:
-    """Do a step every `interval` seconds until `stopping`."""
+    """Do a step every `interval` seconds until `stopping`; a disk that is full now may not be next time."""
     while True:
         with suppress(TimeoutError):
             async with asyncio.timeout(interval):
                 await stopping.wait()
         if stopping.is_set():
             return
-        await step()
+        try:
+            await step()
+        except StoreUnavailable as error:
+            log.warning("the state could not be written", error=str(error))
 
 
 def bind(settings: HubSettings) -> socket.socket:

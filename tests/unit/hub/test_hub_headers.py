@@ -48,11 +48,10 @@ def test_no_preference_is_ever_more_than_the_maximum(prefer: str) -> None:
         ("1-a", True),
         ('"0-b"', False),
         ("", False),
-        (None, False),
         ('"1-a', False),
     ],
 )
-def test_a_revision_is_compared_weakly_and_in_lists(header: str | None, is_known: bool) -> None:
+def test_a_revision_is_compared_weakly_and_in_lists(header: str, is_known: bool) -> None:
     assert ("1-a" in Known(header, arrival="1-a")) is is_known
 
 
