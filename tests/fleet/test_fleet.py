@@ -65,8 +65,9 @@ def add_task(grid: Grid, name: str, queues: str, item_seconds: float = 0) -> Non
 
 def agent_process(host: Host) -> str:
     """The main process of a running agent; empty while there is none."""
-    state, process = host.ssh("systemctl show -P ActiveState -P MainPID gridnode").split()
-    return process if state == "active" and process != "0" else ""
+    shown = host.ssh("systemctl show -p ActiveState -p MainPID gridnode")
+    state = dict(line.split("=", 1) for line in shown.splitlines())
+    return state["MainPID"] if state["ActiveState"] == "active" and state["MainPID"] != "0" else ""
 
 
 @contextmanager
@@ -95,9 +96,11 @@ def replace_agent(grid: Grid, host: Host, signal: str) -> None:
     containers = grid.containers(host)
     assert containers
     old = agent_process(host)
+    assert old
     with never_offline(grid, host):
         host.ssh(f"systemctl kill --kill-whom=main --signal={signal} gridnode")
-        new = wait_until(lambda: agent_process(host).replace(old, ""), "the next agent runs", 30)
+        wait_until(lambda: agent_process(host) not in ("", old), "the next agent runs", 30)
+        new = agent_process(host)
         heard = grid.node(host)["last_seen"]
         wait_until(lambda: grid.node(host)["last_seen"] > heard, "the next agent reports", 60)
         assert grid.containers(host) == containers, "the same containers since the same time"
