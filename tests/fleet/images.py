@@ -27,6 +27,7 @@ HOST_PACKAGES = (
 )
 PYTHON_PACKAGES = "python3-minimal python3-redis"
 UNREAD = ["doc", "man", "info", "locale"]
+WITH_CLIENT_IN_ENGINE = ("bullseye", "bookworm")  # later releases ship the `docker` command as docker-cli
 
 
 def suite() -> str:
@@ -98,7 +99,8 @@ def host_image() -> str:
         "ENV container=docker",
         'CMD ["/lib/systemd/systemd"]',
     ]
-    return _import_system("gridcore-host", "apt", HOST_PACKAGES, SETUP / "host-setup.sh", changes)
+    client = "" if suite() in WITH_CLIENT_IN_ENGINE else " docker-cli"
+    return _import_system("gridcore-host", "apt", HOST_PACKAGES + client, SETUP / "host-setup.sh", changes)
 
 
 def python_base() -> str:
