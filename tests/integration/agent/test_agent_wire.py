@@ -179,23 +179,15 @@ def test_secrets_stand_on_no_command_line(
     trace = tmp_path / "trace"
     agent.start()
     assert agent.process is not None
-    with subprocess.Popen(
-        [
-            "strace",
-            "-f",
-            "-qq",
-            "-s",
-            "4096",
-            "-e",
-            "trace=execve",
-            "-o",
-            str(trace),
-            "-p",
-            str(agent.process.pid),
-        ],
-    ) as tracer:
+    tracer = subprocess.Popen(
+        ["strace", "-f", "-qq", "-s4096", "-e", "execve", "-o", str(trace), "-p", str(agent.process.pid)]
+    )
+    try:
         eventually(lambda: len(agent.containers()) == 2, "two containers run")
-        tracer.terminate()
+    finally:
+        # Asked to detach, strace may wait for a child that is just being born; ending it detaches, too.
+        tracer.kill()
+        tracer.wait()
     assert "docker" in trace.read_text()
     assert "s3cr3t-value" not in trace.read_text()
     assert agent.stop() == 0
