@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,9 +67,8 @@ def _import_system(name: str, variant: str, packages: str, setup: Path, changes:
     with _one_builder():
         if image_exists(tag):
             return tag
-        make = [] if os.geteuid() == 0 else ["sudo", "-n"]
-        make += ["mmdebstrap", "--quiet", f"--variant={variant}", f"--include={','.join(packages.split())}"]
-        make += ["--aptopt=APT::Install-Recommends false"]
+        make = [*_as_root(), "mmdebstrap", "--quiet", f"--variant={variant}"]
+        make += [f"--include={','.join(packages.split())}", "--aptopt=APT::Install-Recommends false"]
         make += [f"--dpkgopt=path-exclude=/usr/share/{unread}/*" for unread in UNREAD]
         make += [f'--customize-hook=sh {setup} "$1"', suite(), "-", mirror()]
         options = [f"--change={change}" for change in changes]
@@ -90,6 +90,14 @@ def _import_system(name: str, variant: str, packages: str, setup: Path, changes:
         docker("tag", f"{tag}-new", tag)
         docker("rmi", f"{tag}-new")
         return tag
+
+
+def _as_root() -> list[str]:
+    """The words that make one root; none where that would ask a question: mmdebstrap then unshares."""
+    if os.geteuid() == 0 or not shutil.which("sudo"):
+        return []
+    asked = subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False)
+    return [] if asked.returncode else ["sudo", "-n"]
 
 
 def host_image() -> str:

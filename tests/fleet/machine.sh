@@ -27,6 +27,9 @@ fail() { echo "machine: $*" >&2; exit 1; }
 
 if [ "$(id -u)" = 0 ]; then AS_ROOT=""; else AS_ROOT="sudo -n"; fi
 
+engine_answers() { timeout 20 docker info >/dev/null 2>&1; }
+engine_answers_root() { $AS_ROOT timeout 20 docker info >/dev/null 2>&1; }
+
 missing() {
     echo "$WANTED" | while read -r command package; do
         [ -z "$command" ] || command -v "$command" >/dev/null 2>&1 || echo "$package"
@@ -34,7 +37,7 @@ missing() {
     # ensurepip is what Debian leaves out of python3 and puts into python3-venv.
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
     # Lets an ordinary user reach an engine that we started for them.
-    [ "$(id -u)" = 0 ] || command -v setfacl >/dev/null 2>&1 || echo acl
+    [ "$(id -u)" = 0 ] || command -v setfacl >/dev/null 2>&1 || engine_answers || echo acl
     # The hosts are Debian, so their packages are checked with Debian's keys, on Ubuntu too.
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || echo debian-archive-keyring
     # From Debian 13 on the client is a package of its own.
@@ -71,9 +74,6 @@ install_missing() {
         [ -n "$had_registry" ] || $AS_ROOT systemctl disable --now --quiet docker-registry || true
     fi
 }
-
-engine_answers() { timeout 20 docker info >/dev/null 2>&1; }
-engine_answers_root() { $AS_ROOT timeout 20 docker info >/dev/null 2>&1; }
 
 wait_for_engine() {
     for _ in $(seq 60); do
