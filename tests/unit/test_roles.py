@@ -15,8 +15,8 @@ ANSIBLE = Path(__file__).parents[2] / "ansible"
 ROLES = sorted(path.name for path in (ANSIBLE / "roles").iterdir() if path.is_dir())
 UNITS = sorted((ANSIBLE / "roles").glob("*/files/*.service"))
 
-# `{{ gridcore_… | default(VALUE) }}`: a role's variable takes the fleet's, and else VALUE.
-FROM_FLEET = re.compile(r"\{\{ gridcore_\w+ \| default\((.+)\) \}\}")
+# `{{ gridcore_… | default(VALUE) | TYPE }}`: a role's variable takes the fleet's, and else VALUE.
+FROM_FLEET = re.compile(r"\{\{ gridcore_\w+ \| default\((.+?)\)(?: \| (?:int|bool))? \}\}")
 
 TYPES: dict[str, type | tuple[type, ...]] = {
     "bool": bool,
