@@ -21,12 +21,12 @@ async def read_message(request: Request, model: type[M]) -> M:
         MalformedBody: it is not a JSON object in UTF-8.
         InvalidFields: a field is missing, wrong or unknown.
     """
-    return parse_message(await request.body, model)
+    return parse_message(await _read_bytes(request), model)
 
 
 async def read_optional_message(request: Request, model: type[M]) -> M | None:
     """Like `read_message`; None if there is no body, or nothing but white space."""
-    body: bytes = await request.body
+    body = await _read_bytes(request)
     return parse_message(body, model) if body.strip() else None
 
 
@@ -37,6 +37,10 @@ def parse_message(body: bytes, model: type[M]) -> M:
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         raise InvalidFields([_field_error(dict(problem), model) for problem in problems]) from None
+
+
+async def _read_bytes(request: Request) -> bytes:
+    return await request.get_data(cache=True, as_text=False, parse_form_data=False)
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:

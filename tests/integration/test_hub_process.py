@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -226,7 +226,7 @@ def test_a_damaged_database_is_one_clear_line(hub: HubProcess) -> None:
 
 
 def test_the_database_of_another_program_is_left_alone(hub: HubProcess) -> None:
-    with sqlite3.connect(hub.database) as database:
+    with closing(sqlite3.connect(hub.database)) as database:
         database.execute("CREATE TABLE theirs (a)")
     assert "not one of a hub" in refusal(hub)
 
@@ -234,7 +234,7 @@ def test_the_database_of_another_program_is_left_alone(hub: HubProcess) -> None:
 def test_the_database_of_a_newer_hub_is_left_alone(hub: HubProcess) -> None:
     hub.start()
     hub.stop()
-    with sqlite3.connect(hub.database) as database:
+    with closing(sqlite3.connect(hub.database)) as database:
         database.execute("PRAGMA user_version = 99")
     assert "newer GridCore" in refusal(hub)
 

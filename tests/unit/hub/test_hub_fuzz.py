@@ -118,15 +118,18 @@ class Subject:
         }  # fmt: skip
         messages = [{"type": "http.request", "body": body, "more_body": False}]
         sent: list[dict[str, Any]] = []
+        answered = asyncio.Event()
 
         async def receive() -> dict[str, Any]:
             if messages:
                 return messages.pop()
-            await asyncio.sleep(60)
+            await answered.wait()
             return {"type": "http.disconnect"}
 
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                answered.set()
 
         self._runner.run(self._app.asgi_app(scope, receive, send))  # type: ignore[arg-type]
         start = next(message for message in sent if message["type"] == "http.response.start")
