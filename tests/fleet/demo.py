@@ -73,7 +73,7 @@ def compute_squares(grid: Grid, items: int, outcome: Outcome) -> None:
         begin = time.monotonic()
         grid.playbook("task_next")
     with step(f"Compute {items:,} squares", items) as running:
-        follow(running, lambda: grid.length("squares:output"), items, "results of squares")
+        follow(running, lambda: grid.length("squares:output"), items, grid.complaints)
         outcome.squares_seconds = time.monotonic() - begin
         running.note = f"{items / outcome.squares_seconds:,.0f} a second, with the containers' start"
     with step("Verify every result", items) as checking:
@@ -121,7 +121,7 @@ def render(grid: Grid, outcome: Outcome, path: Path) -> None:
         outcome.switch_seconds = switch(grid, "squares", "mandelbrot")
         running.note = f"all containers of the new task {outcome.switch_seconds:.1f} s after the hub's switch"
     with step(f"Render {total} tiles", total) as rendering:
-        follow(rendering, lambda: grid.length("mandelbrot:output"), total, "tiles")
+        follow(rendering, lambda: grid.length("mandelbrot:output"), total, grid.complaints)
         pixels = work.collect_tiles(work.read_all(grid.redis, "mandelbrot:output"))
         outcome.tiles = len(pixels)
     with step("Recompute a random twentieth here, and save the picture") as running:
@@ -177,7 +177,7 @@ def main() -> None:
             console.print("demo: hosts, volumes and network are removed")
             return
         _, seen = everything(PREFIX, chosen.nodes, chosen.items)
-    except (FleetError, TimeoutError) as problem:
+    except FleetError as problem:
         console.print(
             f"[red]demo failed after {time.monotonic() - begin:.0f} s:[/] {problem}", soft_wrap=True
         )

@@ -126,6 +126,11 @@ class Grid:
             raise FleetError(f"the hub does not know {host.container}")
         return max(entries, key=lambda node: str(node["last_seen"]))
 
+    def complaints(self) -> str:
+        """What the nodes say that keeps them from computing."""
+        said = {node["hostname"]: node["reason"] for node in self.ask_hub("/api/nodes") if node["reason"]}
+        return "; ".join(f"{name}: {reason}" for name, reason in said.items()) or "no node complains"
+
     def current(self) -> str | None:
         """The current task's name."""
         name: str | None = self.ask_hub("/api/tasks")["current"]

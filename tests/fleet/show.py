@@ -16,6 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from tests.fleet.engine import FleetError
+
 console = Console(highlight=False)
 
 
@@ -57,14 +59,16 @@ def step(title: str, total: int | None = None) -> Iterator[Step]:
         console.print(f"{mark} {taken}  {title}  [dim]{running.note}[/]", soft_wrap=True)
 
 
-def follow(running: Step, ask: Callable[[], int], total: int, what: str, patience: float = 120) -> None:
-    """Show a growing number until it reaches the total; gives up when it has not grown for a while."""
+def follow(
+    running: Step, ask: Callable[[], int], total: int, explain: Callable[[], str], patience: float = 90
+) -> None:
+    """Show a growing number until it reaches the total; gives up, and explains, when it stands still."""
     best, since = -1, time.monotonic()
     while (now := ask()) < total:
         running.reach(now)
         if now > best:
             best, since = now, time.monotonic()
         elif time.monotonic() - since > patience:
-            raise TimeoutError(f"{what}: {now} of {total}, and nothing new for {patience:.0f} s")
+            raise FleetError(f"{now} of {total}, and nothing new for {patience:.0f} s; {explain()}")
         time.sleep(0.25)
     running.reach(total)

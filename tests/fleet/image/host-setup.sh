@@ -42,6 +42,8 @@ cat >"$root/etc/systemd/system/docker.service.d/fleet.conf" <<'UNIT'
 StartLimitIntervalSec=0
 [Service]
 ExecStartPre=/usr/local/lib/fleet-docker-options
+# Newer engines want to switch IPv6 off in every container, and /proc/sys cannot be written in here.
+Environment=DOCKER_ALLOW_IPV6_ON_IPV4_INTERFACE=1
 EnvironmentFile=
 EnvironmentFile=-/run/fleet-docker.env
 UNIT
