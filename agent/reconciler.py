@@ -42,6 +42,10 @@ TICK = 10.0
 """Seconds between looks when nothing wakes the loop."""
 BRISK = 1.0
 """Seconds between looks while containers are on their way out or in."""
+GATHER = 0.05
+"""Seconds between the first word of a change and the look: what happens together is looked at together."""
+ENGINE_GRACE, HASTY_GRACE = 60.0, 5.0
+"""Seconds that a stop waits, beyond the containers' own time, for an engine that does not answer."""
 PASSING_FIRST, PASSING_MOST = 5.0, 300.0
 PERMANENT_FIRST, PERMANENT_MOST = 15.0, 600.0
 
@@ -89,21 +93,23 @@ class Reconciler:
         log.info("wanted", task=wanted.task, containers=len(wanted.slots), reason=wanted.reason)
         self.wake()
 
-    def stop(self, reason: str, patience: float | None = None) -> None:
+    def stop(self, reason: str, *, give_up: bool) -> None:
         """Want nothing from now on; `run` returns when no container of ours is left.
 
-        `patience`: seconds after which an engine that does not answer is given up; None is never.
+        `give_up`: not wait for ever for an engine that does not answer.
         """
         self.set_wanted(spec.Wanted(reason=reason))
         self._stopping = True
-        if patience is not None:
-            self._give_up_at = time.monotonic() + patience
+        if give_up:
+            longest = max((c.stop_timeout for c in self._containers), default=0.0)
+            self._give_up_at = time.monotonic() + longest + ENGINE_GRACE
         self.wake()
 
     def hasten(self) -> None:
-        """Let no container have more time."""
+        """Let no container, and no engine that does not answer, have more time."""
         self._hasty = True
         self._deadlines = dict.fromkeys(self._deadlines, 0.0)
+        self._give_up_at = min(self._give_up_at, time.monotonic() + HASTY_GRACE)
         self.wake()
 
     def hand_over(self) -> None:
@@ -124,7 +130,7 @@ class Reconciler:
         """Tick until told to stop or to hand over, and that is done.
 
         Raises:
-            EngineError: the engine did not answer for all the patience that `stop` gave it.
+            EngineError: the engine did not answer while a stop that may give up waited for it.
         """
         while not self._handing_over:
             self._wake.clear()
@@ -186,7 +192,8 @@ class Reconciler:
             async with asyncio.timeout(pause):
                 await self._wake.wait()
         except TimeoutError:
-            pass
+            return
+        await asyncio.sleep(GATHER)
 
     def _begin(self, action: Fetch | Start | Terminate | Kill | Remove) -> None:
         match action:

@@ -35,8 +35,6 @@ log = structlog.get_logger()
 
 ENGINE_RETRY = 5.0
 """Seconds between questions for the engine's platform."""
-STOP_GRACE = 60.0
-"""Seconds that a stop waits, beyond the containers' own time, for an engine that does not answer."""
 EXTEND_EVERY, EXTEND_BY = 5.0, 20.0
 """Seconds: while stopping, systemd is asked for more time this often, and for this much."""
 
@@ -91,7 +89,7 @@ class Service:
                 self._identity(self._settings.architecture and platform_of(self._settings.architecture)),
                 self._board,
                 on_wanted=self._reconciler.set_wanted,
-                on_stop=lambda: self._stop("told to stop by the hub", patience=None),
+                on_stop=lambda: self._stop("told to stop by the hub", give_up=False),
             )
             self._on_signals()
             try:
@@ -167,15 +165,14 @@ class Service:
             log.warning("a second signal: containers get no more time", signal=number.name)
             self._reconciler.hasten()
         else:
-            patience = max(self._settings.stop_timeout, self._settings.max_stop_timeout) + STOP_GRACE
-            self._stop(f"stopped by {number.name}", patience)
+            self._stop(f"stopped by {number.name}", give_up=True)
 
-    def _stop(self, reason: str, patience: float | None) -> None:
+    def _stop(self, reason: str, *, give_up: bool) -> None:
         if not self._stop_asked:
             log.info("stopping", why=reason)
             notify("STOPPING=1")
         self._stop_asked = True
-        self._reconciler.stop(reason, patience)
+        self._reconciler.stop(reason, give_up=give_up)
 
     def _on_hand_over(self) -> None:
         if self._stop_asked:
