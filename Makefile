@@ -44,7 +44,7 @@ lint: $(VENV)/.ready  ## ruff, mypy --strict, ansible-lint (production profile)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/ansible-lint --offline --quiet
+	@$(BIN)/ansible-lint --offline -q
 	@echo "lint: clean"
 
 format: $(VENV)/.ready  ## let ruff write the code's format

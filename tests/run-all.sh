@@ -45,5 +45,8 @@ fi
 step "a real fleet over SSH"
 $python -m pytest tests/fleet --durations=10
 
+step "Molecule: hub and agent on one systemd host"
+(cd ansible && PATH="$PWD/../.venv/bin:$PATH" molecule test)
+
 printf '\nThe suite passed on:\n'
 printf '  %s\n' "${ran[@]}"
