@@ -98,14 +98,17 @@ def compute_squares(grid: Grid, items: int, outcome: Outcome) -> None:
 def switch(grid: Grid, before: str, after: str) -> float:
     """Switch by playbook; returns the seconds from the hub's switch until all compute the new task only.
 
-    Both the hub's word and the containers on the hosts count.
+    Both the hub's word and the containers on the hosts count, and there must be as many as before.
     """
+    counts = grid.everywhere(lambda host: len(grid.containers(host)))
 
     def watch(name: str) -> float:
         wait_until(lambda: grid.current() == after, f"{after} is current", 60, pause=0.02)
         begin = time.monotonic()
         host = grid.fleet.hosts[name]
-        wait_until(lambda: grid.computes(host, after), f"{name} computes {after} only", 120, pause=0.05)
+        wait_until(
+            lambda: grid.computes(host, after, counts[name]), f"{name} computes {after} only", 120, pause=0.05
+        )
         return time.monotonic() - begin
 
     with ThreadPoolExecutor(len(grid.nodes)) as pool:

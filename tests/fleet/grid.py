@@ -154,10 +154,10 @@ class Grid:
             answers = pool.map(act, self.nodes)
             return {host.name: answer for host, answer in zip(self.nodes, answers, strict=True)}
 
-    def computes(self, host: Host, task: str) -> bool:
+    def computes(self, host: Host, task: str, least: int = 1) -> bool:
         """Whether this host runs containers of this task, and of no other, and the hub says the same."""
         there = self.containers(host)
-        if not there or any(one.task != task or not one.running for one in there):
+        if len(there) < max(1, least) or any(one.task != task or not one.running for one in there):
             return False
         node = self.node(host)
         return bool(node["task"] == task and node["active_containers"] == len(there))
