@@ -1,0 +1,93 @@
+"""The hub's client over the transport seam: what each kind of answer becomes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gridcore.client import HubClient, Request, Response
+from gridcore.errors import HubRefused, HubRejectedToken, HubUnreachable
+from gridcore.protocol import HeartbeatRequest, RegisterRequest
+
+BEAT = HeartbeatRequest(node_id="n", status="Idle", active_containers=0)
+
+
+class Hub:
+    """Gives its answers in turn; an exception among them is raised."""
+
+    def __init__(self, *answers: Response | Exception) -> None:
+        self.answers = list(answers)
+        self.asked: list[Request] = []
+
+    async def __call__(self, request: Request) -> Response:
+        self.asked.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def reply(status: int, body: Any = None, **headers: str) -> Response:
+    return Response(status, {k.replace("_", "-"): v for k, v in headers.items()}, json.dumps(body).encode())
+
+
+async def test_a_connection_that_was_closed_is_tried_once_more() -> None:
+    hub = Hub(HubUnreachable("reset"), reply(200, {"stop_requested": True}))
+    assert (await HubClient(hub).heartbeat(BEAT)).stop_requested
+    hub = Hub(HubUnreachable("reset"), HubUnreachable("still"))
+    with pytest.raises(HubUnreachable, match="still"):
+        await HubClient(hub).heartbeat(BEAT)
+
+
+async def test_a_registration_is_not_repeated_since_it_could_make_two_nodes() -> None:
+    hub = Hub(HubUnreachable("reset"))
+    with pytest.raises(HubUnreachable):
+        await HubClient(hub).register(RegisterRequest(hostname="h", architecture="arm", cpu_count=1))
+    assert len(hub.asked) == 1
+    assert hub.asked[0].body["node_id"] is None  # the key is fixed, also without an id
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_rejected_token_is_told_apart(status: int) -> None:
+    with pytest.raises(HubRejectedToken):
+        await HubClient(Hub(reply(status))).heartbeat(BEAT)
+
+
+async def test_a_refusal_carries_the_hubs_own_words() -> None:
+    with pytest.raises(HubRefused, match="no such thing") as caught:
+        await HubClient(Hub(reply(404, {"detail": "no such thing", "type": "t"}))).heartbeat(BEAT)
+    assert (caught.value.status, caught.value.problem["type"]) == (404, "t")
+
+
+@pytest.mark.parametrize(
+    "answer", [reply(500), reply(200, "nonsense"), Response(200, {}, b"<html>"), reply(302), reply(200, [1])]
+)
+async def test_what_is_not_the_protocol_is_no_hub(answer: Response) -> None:
+    with pytest.raises(HubUnreachable):
+        await HubClient(Hub(answer)).heartbeat(BEAT)
+
+
+async def test_a_held_question_names_what_is_known_and_how_long_to_wait() -> None:
+    hub = Hub(reply(304, etag='"1-a"', gridcore_heartbeat="now"))
+    answer = await HubClient(hub).task("linux/arm64", "n", '"1-a"', 25)
+    assert (answer.changed, answer.etag, answer.heartbeat_now) == (False, '"1-a"', True)
+    assert hub.asked[0].headers == {"If-None-Match": '"1-a"', "Prefer": "wait=25"}
+    assert hub.asked[0].timeout > 25
+
+
+async def test_no_task_and_a_bad_task_are_told_apart() -> None:
+    hub = Hub(reply(200, None), reply(200, {"task_name": "x", "image": "-v"}))
+    nothing = await HubClient(hub).task("linux/amd64", "n")
+    assert (nothing.changed, nothing.task, nothing.etag, nothing.invalid) == (True, None, None, None)
+    bad = await HubClient(hub).task("linux/amd64", "n")
+    assert bad.task is None
+    assert bad.invalid is not None
+    assert bad.invalid.startswith("image")
+
+
+async def test_a_hub_without_deregister_is_no_error() -> None:
+    await HubClient(Hub(reply(404))).deregister("n")
+    with pytest.raises(HubRefused):
+        await HubClient(Hub(reply(422))).deregister("n")
