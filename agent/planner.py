@@ -6,6 +6,7 @@ interrupted at any step and asked again, it goes on from what it sees. Rules:
 - Unknown desired state (no word from a hub yet) is not zero desired state: nothing is touched.
 - A container that fits its slot and runs stays. Every other one of ours gets SIGTERM once, SIGKILL when its
   time is over, and is removed when it has ended.
+- The image is fetched at once, while the old task's containers still end.
 - A slot starts only when its image is here, no container holds its name, instance or CPU, and it does not
   wait after a failure.
 """
@@ -128,7 +129,7 @@ def plan(state: State) -> list[Action]:
         actions.append(Terminate(tuple(fresh)))
     if late := [c for c in live if state.deadlines.get(c.id, state.now + 1) <= state.now]:
         actions.append(Kill(tuple(late)))
-    return actions + _starts(state, kept)
+    return [*actions, *_fetches(state), *_starts(state, kept)]
 
 
 def keepers(state: State) -> dict[str, int]:
@@ -166,8 +167,19 @@ def _being_started(container: Container, state: State) -> bool:
     return container.status == "created" and container.instance in state.busy_instances
 
 
+def _fetches(state: State) -> list[Action]:
+    """At most one: as soon as the image is wanted, while containers of another task still end."""
+    idle = idle_instances(state)
+    if state.wanted is None or not idle:
+        return []
+    name, image = state.wanted.slots[0].image, state.image
+    if image is None or image.name != name or image.state == "unknown":
+        return [Fetch(name)]
+    return [Fetch(name)] if image.state == "failed" and image.not_before <= state.now else []
+
+
 def _starts(state: State, kept: Iterable[str]) -> list[Action]:
-    if state.wanted is None:
+    if state.wanted is None or state.image is None or state.image.state != "ready":
         return []
     stay = set(kept)
     others = [c for c in state.containers if c.id not in stay]
@@ -175,22 +187,13 @@ def _starts(state: State, kept: Iterable[str]) -> list[Action]:
     instances = {c.instance for c in others}
     cpus = {c.cpu for c in others if not c.ended}
     idle = set(idle_instances(state))
-    due = [
-        slot
+    return [
+        Start(slot)
         for slot in state.wanted.slots
-        if slot.instance in idle
+        if slot.image == state.image.name
+        and slot.instance in idle
         and slot.name not in names
         and slot.instance not in instances
         and slot.cpu not in cpus
         and state.memory.get(slot.instance, SlotMemory()).not_before <= state.now
     ]
-    if not due:
-        return []
-    image = state.image
-    if image is None or image.name != due[0].image:
-        return [Fetch(due[0].image)]
-    if image.state == "ready":
-        return [Start(slot) for slot in due]
-    if image.state == "unknown" or (image.state == "failed" and image.not_before <= state.now):
-        return [Fetch(image.name)]
-    return []

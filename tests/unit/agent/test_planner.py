@@ -87,6 +87,7 @@ def test_the_old_containers_cpu_must_be_free_before_the_new_one_starts() -> None
     new = wanted_for("two", "2-b")
     actions = plan(State(new, (old,), 0.0, image=Image("two:1", "ready")))
     assert actions == [Terminate((old,)), Start(new.slots[0]), Start(new.slots[2])]
+    assert plan(State(new, (old,), 0.0)) == [Terminate((old,)), Fetch("two:1")], "they wait for no pull"
     state = State(new, (old,), 10.0, image=Image("two:1", "ready"), deadlines={old.id: 30.0})
     assert all(isinstance(action, Start) for action in plan(state))
     assert plan(replace(state, now=30.0))[0] == Kill((old,))
