@@ -5,6 +5,7 @@ The fleet comes up once. Tests run in the order of this file; each brings the no
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -197,6 +198,34 @@ def test_a_fresh_hub_on_the_old_address_never_leaves_a_node_with_the_wrong_task(
     grid.wait_computing("slow_3")
     wait_until(lambda: grid.length("fresh:output") >= 1000, "the fresh hub's results", 60)
     assert work.verify_squares(work.read_all(grid.redis, "fresh:output"), 1000).exact
+
+
+def test_playbooks_repeat_without_harm_and_fail_in_the_hubs_own_words(grid: Grid) -> None:
+    assert "changed=1 " in grid.playbook("task_finish", task="slow_3")
+    assert grid.current() is None
+    assert "changed=0 " in grid.playbook("task_finish", task="slow_3")
+    with pytest.raises(FleetError, match="No task is pending"):
+        grid.playbook("task_next")
+    with pytest.raises(FleetError, match="another definition"):
+        add_task(grid, "slow_3", "other")
+    host = grid.nodes[0]
+    grid.playbook("node_stop", node=grid.node(host)["id"])
+    assert "changed=0 " in grid.playbook("node_stop", node=host.container)
+    shown = grid.playbook("status")
+    assert "slow_3" in shown
+    assert host.container in shown
+
+
+def test_no_secret_stands_in_what_was_said_or_logged(grid: Grid) -> None:
+    secrets = [grid.fleet.secret(name) for name in ("token", "redis_password")]
+    logs = grid.everywhere(lambda host: host.ssh("journalctl --no-pager -o cat"))
+    logs |= {
+        "hub": grid.control.ssh("journalctl --no-pager -o cat"),
+        "ansible": grid.log.read_text(),
+        "nodes": json.dumps(grid.ask_hub("/api/nodes")),
+        "tasks": json.dumps(grid.ask_hub("/api/tasks")),
+    }
+    assert [name for name, text in logs.items() for secret in secrets if secret in text] == []
 
 
 def test_down_leaves_nothing(grid: Grid) -> None:
