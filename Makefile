@@ -40,7 +40,7 @@ test: setup  ## everything that proves it: unit, contract, integration, a real f
 test-fast: setup  ## what needs no fleet: unit and contract tests
 	@$(BIN)/python -m pytest tests/unit tests/contract
 
-lint: $(VENV)/.ready  ## ruff, mypy --strict, ansible-lint (production profile)
+lint: setup  ## ruff, mypy --strict, ansible-lint (production profile)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
