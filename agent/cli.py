@@ -15,8 +15,13 @@ from gridcore.errors import EXIT_CONFIG, ConfigError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-_SEARCHED = """Without --config the file is looked for at $IDM_GRIDCORE_CONFIG, then
-$XDG_CONFIG_HOME/idm-gridcore/gridnode.toml, then /etc/idm-gridcore/gridnode.toml."""
+CONFIG_OPTION = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"The configuration file. Without it: ${config.CONFIG_VARIABLE}, then "
+    f"~/.config/idm-gridcore/{FILE_NAME}, then /etc/idm-gridcore/{FILE_NAME}.",
+)
 
 
 @click.group(
@@ -24,12 +29,7 @@ $XDG_CONFIG_HOME/idm-gridcore/gridnode.toml, then /etc/idm-gridcore/gridnode.tom
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Signals: TERM and INT stop gracefully (a second one hastens); USR1 hands over to the next agent.",
 )
-@click.option(
-    "--config",
-    "path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The configuration file, gridnode.toml.",
-)
+@CONFIG_OPTION
 @click.option("--check", is_flag=True, help="Say whether the file is good, and exit.")
 @click.version_option(__version__, prog_name="gridnode")
 @click.pass_context
@@ -59,14 +59,15 @@ def cli(context: click.Context, path: Path | None, check: bool) -> None:
 
 
 @cli.command()
+@CONFIG_OPTION
 @click.option("--server", default="http://192.168.1.100:8080", show_default=True, help="The hub's address.")
 @click.pass_context
-def init(context: click.Context, server: str) -> None:
+def init(context: click.Context, path: Path | None, server: str) -> None:
     """Write a first gridnode.toml (mode 0600), never over an existing one.
 
     The token is not asked for here, since command lines can be read by others: put it into the file.
     """
-    path = context.obj or config.candidates(FILE_NAME)[0]
+    path = path or context.obj or config.default_path(FILE_NAME)
     config.init_file(path, example(server=server))
     click.echo(f"{path}: written. Put the hub's address and token into it, then: gridnode --check")
 
@@ -109,8 +110,6 @@ def main() -> None:
             click.echo(f"gridnode: {line}", err=True)
         sys.exit(EXIT_CONFIG)
 
-
-cli.help = f"{cli.help}\n\n{_SEARCHED}"
 
 if __name__ == "__main__":
     main()

@@ -45,7 +45,7 @@ class Settings(BaseModel):
 
     server_url: Annotated[str, AfterValidator(_hub_address)]
     """The hub, `http://` or `https://`."""
-    token: Annotated[str, AfterValidator(_token)]
+    token: Annotated[str, AfterValidator(_token)] = Field(repr=False)
     """The secret shared with the hub."""
     node_id: NodeId | None = None
     """Assigned by the hub at the first start and written here."""

@@ -39,6 +39,12 @@ def candidates(file_name: str, env: Mapping[str, str] = os.environ) -> list[Path
     return [home / "idm-gridcore" / file_name, Path("/etc/idm-gridcore") / file_name]
 
 
+def default_path(file_name: str, env: Mapping[str, str] = os.environ) -> Path:
+    """Where a first file belongs: root's (a service) or a person's own."""
+    paths = candidates(file_name, env)
+    return paths[-1] if os.geteuid() == 0 else paths[0]
+
+
 def find(file_name: str, explicit: Path | None, env: Mapping[str, str] = os.environ) -> Path | None:
     """The configuration file to use, or None if there is none yet."""
     if explicit is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,15 +68,9 @@ def main(context: click.Context, config_path: Path | None, check: bool) -> None:
 def init(group_path: Path | None, config_path: Path | None) -> None:
     """Write a first configuration file with a fresh token, readable by you only (0600)."""
     with _config_errors():
-        path = config_path or group_path or _default_path()
+        path = config_path or group_path or config.default_path(FILE_NAME)
         config.init_file(path, EXAMPLE.format(token=config.new_token()))
         click.echo(f"{path}: written. Give its token to nodes and operators, then start computehub.")
-
-
-def _default_path() -> Path:
-    """Where root's hub (a service) or a person's own one keeps its file."""
-    paths = config.candidates(FILE_NAME)
-    return paths[-1] if os.geteuid() == 0 else paths[0]
 
 
 def _find(explicit: Path | None) -> Path:
@@ -85,9 +78,10 @@ def _find(explicit: Path | None) -> Path:
     if path is not None and path.exists():
         return path
     looked = [explicit] if explicit else config.candidates(FILE_NAME)
+    first = explicit or config.default_path(FILE_NAME)
     raise ConfigError(
         f"There is no configuration file yet. Looked for: {', '.join(map(str, looked))}.\n"
-        f"`computehub init` writes one, or save this as {explicit or _default_path()} (mode 0600):\n\n"
+        f"`computehub init` writes one, or save this as {first} (mode 0600):\n\n"
         + EXAMPLE.format(token=config.new_token())
     )
 
