@@ -154,6 +154,20 @@ def test_no_way_to_stop_loses_an_item_in_hand(grid: Grid) -> None:
     assert found == work.Squares(missing=0, wrong=0, duplicates=0)
 
 
+def test_a_changed_configuration_rolled_out_stops_no_container(grid: Grid) -> None:
+    grid.wait_computing("slow_3")
+    containers = grid.everywhere(grid.containers)
+    agents = grid.everywhere(agent_process)
+    grid.playbook("agents", gridcore_agent_stop_timeout=41)
+    assert all(
+        "stop_timeout = 41" in text for text in grid.everywhere(lambda h: h.ssh(f"cat {CONFIG}")).values()
+    )
+    after = grid.everywhere(agent_process)
+    assert all(after[name] not in ("", agents[name]) for name in agents), "every agent is a new one"
+    grid.wait_computing("slow_3")
+    assert grid.everywhere(grid.containers) == containers
+
+
 def test_a_rebooted_host_is_the_same_node_and_computes_again(grid: Grid) -> None:
     host = grid.nodes[0]
     grid.wait_computing("slow_3")
