@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import tomlkit
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from gridcore.config import read_text, write_private
 from gridcore.platforms import is_known_architecture
@@ -38,6 +39,43 @@ def _architecture(value: str) -> str:
     return value
 
 
+_HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
+_CPUS = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*")
+_CAPABILITY = re.compile(r"[A-Z][A-Z_]{1,31}")
+
+
+def _hours(value: str) -> str:
+    match = _HOURS.fullmatch(value)
+    if not match or match.group(1, 2) == match.group(3, 4):
+        raise ValueError('expected a span of local time such as "22:00-07:00"')
+    return value
+
+
+def _cpus(value: int | str) -> int | str:
+    if isinstance(value, int):
+        if value < 1:
+            raise ValueError("expected how many CPUs, at least 1")
+    elif not _CPUS.fullmatch(value):
+        raise ValueError('expected how many CPUs, such as 2, or which, such as "0-3,6"')
+    return value
+
+
+def _capability(value: str) -> str:
+    if not _CAPABILITY.fullmatch(value):
+        raise ValueError('expected a capability such as "NET_RAW"')
+    return value
+
+
+def _mount(value: str) -> str:
+    parts = value.split(":")
+    absolute = len(parts) in (2, 3) and all(part.startswith("/") for part in parts[:2])
+    if not absolute or parts[2:] not in ([], ["ro"], ["rw"]):
+        raise ValueError('expected "/on/this/machine:/in/the/container", with ":ro" or ":rw" behind it')
+    if parts[1].rstrip("/") in ("", "/scratch"):
+        raise ValueError(f"{parts[1]} in the container is not free for a mount")
+    return value
+
+
 class Settings(BaseModel):
     """Everything that `gridnode.toml` may say."""
 
@@ -65,12 +103,57 @@ class Settings(BaseModel):
     """MB for each container, where the task does not say."""
     max_container_memory: int | None = Field(default=None, ge=6, le=16_777_216)
     """MB; the most that a task may ask for; default: RAM ÷ slots."""
+    gpu_count: int | None = Field(default=None, ge=0, le=1024)
+    """GPUs that tasks may use; detected."""
+
+    # The owner's terms: how far this machine trusts its hub. A hub can loosen none of them.
+    allowed_images: tuple[str, ...] | None = None
+    """Patterns (`*` is any text); an image that matches none is refused. Unset: any image."""
+    hours: Annotated[str, AfterValidator(_hours)] | None = None
+    """Local time in which containers run, such as `22:00-07:00`. Unset: always."""
+    cpus: Annotated[int | str, AfterValidator(_cpus)] | None = None
+    """How many CPUs tasks may use (the first ones), or which, such as `0-3,6`. Unset: all."""
+    freeze_max: float = Field(default=600, ge=0, le=604_800)
+    """Seconds that `gridnode pause` (or `yield_load`) freezes containers before it stops them."""
+    yield_load: float | None = Field(default=None, gt=0, le=4096)
+    """Freeze containers while the load average beyond theirs is above this. Unset: never."""
+    cpu_shares: int = Field(default=2, ge=2, le=262_144)
+    """CPU weight of a container; 2 is the lowest, 1024 what other processes' groups have."""
+    oom_score: int = Field(default=500, ge=-1000, le=1000)
+    """Added to a container's out-of-memory score: the higher, the sooner it goes when memory is short."""
+    pids_limit: int = Field(default=1024, ge=8, le=4_194_304)
+    """Processes and threads in a container."""
+    container_disk: int = Field(default=2048, ge=16, le=16_777_216)
+    """MB that a container may write outside of `/scratch`; above, it is stopped with the reason `disk`."""
+    log_rate: float = Field(default=1.0, gt=0, le=10_000)
+    """MB per second; a container that goes on writing more to its log is stopped with the reason `disk`."""
+    scratch_size: int = Field(default=1024, ge=0, le=16_777_216)
+    """MB of `/scratch`, which a slot keeps as long as its task; 0: no `/scratch`."""
+    image_watermark: float | None = Field(default=None, gt=0, lt=100)
+    """Percent of the disk in use above which images are removed that this agent pulled. Unset: never."""
+    capabilities: tuple[Annotated[str, AfterValidator(_capability)], ...] = ()
+    """Capabilities that containers get back; all are dropped."""
+    new_privileges: bool = False
+    """Whether setuid programs in containers work."""
+    mounts: tuple[Annotated[str, AfterValidator(_mount)], ...] = ()
+    """Directories of this machine that containers see, as `/here:/there:ro`."""
+    network: str = Field(default="bridge", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
+    """The engine's network that containers join; `host` is this machine's own."""
+
+    state_directory: Path | None = None
+    """Where the last runs' logs are kept; default: /var/lib/gridnode for a service, else beside this file."""
     labels: dict[str, str] = Field(default_factory=dict, max_length=64)
     """Shown with the node in `GET /api/nodes`."""
     pull_timeout: float = Field(default=3600, ge=10, le=86_400)
     """Seconds that pulling an image may take."""
     log_format: Literal["text", "json"] = "text"
     """How the agent's own log is written."""
+
+    @model_validator(mode="after")
+    def _state_is_absolute(self) -> Self:
+        if self.state_directory is not None and not self.state_directory.is_absolute():
+            raise ValueError("state_directory: expected an absolute path")
+        return self
 
 
 def write_node_id(path: Path, node_id: str) -> None:
@@ -103,6 +186,19 @@ stop_timeout = 30          # s between SIGTERM and SIGKILL
 container_memory = 1024    # MB for each container
 # max_container_memory = … # MB, the most that a task may ask for; default: RAM ÷ slots
 # pull_timeout = 3600      # s that pulling an image may take
+# gpu_count = 1            # GPUs that tasks may use; detected
+
+# Your terms: the hub cannot loosen any of them.
+# allowed_images = ["registry.example.org/*"]   # anything else is refused
+# hours = "22:00-07:00"    # local time in which containers run
+# cpus = 2                 # how many CPUs tasks may use, or which: "0-3,6"
+# freeze_max = 600         # s that `gridnode pause` freezes containers before it stops them
+# yield_load = 1.5         # freeze containers while others' load is above this
+# container_disk = 2048    # MB that a container may write
+# scratch_size = 1024      # MB of /scratch, which a slot keeps as long as its task
+# image_watermark = 80     # % of the disk in use above which images that the agent pulled are removed
+# What containers may not do unless you say so here: docs/configuration-agent.md.
+
 # log_format = "json"      # the agent's own log: "text" or "json"
 
 # [labels]                 # shown with this node in GET /api/nodes

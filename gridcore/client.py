@@ -20,6 +20,7 @@ from gridcore.protocol import (
     DeregisterRequest,
     HeartbeatAnswer,
     HeartbeatRequest,
+    LogsMessage,
     RegisterAnswer,
     RegisterRequest,
     TaskConfig,
@@ -185,6 +186,10 @@ class HubClient:
         except ValidationError as error:
             return TaskAnswer(changed=True, etag=fresh, heartbeat_now=now, invalid=_first(error))
         return TaskAnswer(changed=True, task=task, etag=fresh, heartbeat_now=now)
+
+    async def logs(self, message: LogsMessage) -> None:
+        """The end of a container's log, as a heartbeat's answer ordered it."""
+        await self.call(Request("POST", "/gridnode/logs", message.model_dump(mode="json", exclude_none=True)))
 
     async def deregister(self, node_id: str) -> None:
         """The last act of a graceful stop; a hub that does not know the call is no error."""

@@ -28,6 +28,10 @@ TASK_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 MAX_ENV = 100
 MAX_ERRORS = 20
 MAX_ERROR_BYTES = 1024
+MAX_WARNINGS = 20
+MAX_LOG_BYTES = 1024 * 1024
+"""Of one `POST /gridnode/logs`, the one exception to the hub's limit for bodies."""
+MAX_LOG_LINES = 10_000
 CONTRACT_NAMES = (
     "TASK_NAME",
     "NODE_ID",
@@ -105,9 +109,11 @@ class _RunFields(BaseModel):
     """GPUs for each container."""
     stop_timeout: float | None = Field(default=None, ge=0, le=86_400)
     """Seconds between SIGTERM and SIGKILL."""
+    pull_policy: Literal["missing", "always"] | None = None
+    """`missing` (the default): an image on the node never needs its registry; `always`: asked once a task."""
 
 
-_ADDITIONS = ("env", "command", "memory", "parallelism", "gpus", "stop_timeout")
+_ADDITIONS = ("env", "command", "memory", "parallelism", "gpus", "stop_timeout", "pull_policy")
 
 
 class TaskDefinition(_RunFields):
@@ -216,15 +222,33 @@ class NodeErrorReport(BaseModel):
     message: str = Field(max_length=MAX_ERROR_BYTES)
 
 
+class ExitReport(BaseModel):
+    """How a slot's last container ended. Spans, not times: nodes' clocks are not trusted."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    kind: str = Field(max_length=64)
+    """`finished`, `stopped`, `killed`, `failed`, `out-of-memory`, `disk`, `wrong-platform`, `no-command`…"""
+    exit_code: int | None = None
+    message: str | None = Field(default=None, max_length=MAX_ERROR_BYTES)
+    ago: float = Field(default=0, ge=0)
+    """Seconds before this message."""
+    ran: float = Field(default=0, ge=0)
+    """Seconds that it ran."""
+
+
 class ContainerReport(BaseModel):
-    """One slot of a node as its heartbeat shows it."""
+    """One slot of a node as its heartbeat shows it; `age` is seconds since the container started."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     instance: int
     cpu: int | None = None
     state: str = Field(max_length=32)
+    """`running`, `paused`, `stopping`, `exited`, `waiting` (after a failure) …"""
     restarts: int = 0
+    age: float | None = Field(default=None, ge=0)
+    last_exit: ExitReport | None = None
 
 
 class HeartbeatRequest(BaseModel):
@@ -240,6 +264,35 @@ class HeartbeatRequest(BaseModel):
     reason: str | None = Field(default=None, max_length=MAX_ERROR_BYTES)
     containers: list[ContainerReport] | None = Field(default=None, max_length=4096)
     errors: list[NodeErrorReport] = Field(default_factory=list, max_length=MAX_ERRORS)
+    warnings: list[Annotated[str, Field(max_length=MAX_ERROR_BYTES)]] = Field(
+        default_factory=list, max_length=MAX_WARNINGS
+    )
+    """What is not as it should be and stays so: a limit that the kernel does not enforce, shared CPUs."""
+    paused: bool = False
+    """The node's owner has paused it."""
+
+
+class LogOrder(BaseModel):
+    """An operator waits for the end of a container's log; the node answers with `POST /gridnode/logs`."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str = Field(min_length=1, max_length=64)
+    instance: int = Field(ge=0)
+    lines: int = Field(default=200, ge=1, le=MAX_LOG_LINES)
+    previous: int = Field(default=0, ge=0, le=3)
+    """0: the container that is there; 1, 2, 3: the slot's last run, the one before, the one before that."""
+
+
+class LogsMessage(BaseModel):
+    """The body of `POST /gridnode/logs`: the text asked for, or in `error` why there is none."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    node_id: NodeId
+    id: str = Field(min_length=1, max_length=64)
+    text: str = ""
+    error: str | None = Field(default=None, max_length=MAX_ERROR_BYTES)
 
 
 class HeartbeatAnswer(BaseModel):
@@ -252,6 +305,9 @@ class HeartbeatAnswer(BaseModel):
     """None: this hub never says; False: it does not know the node, which then registers again."""
     drain: bool = False
     heartbeat_interval: float | None = Field(default=None, ge=1, le=45)
+    logs: list[LogOrder] = Field(default_factory=list, max_length=16)
+    prefetch: Image | None = None
+    """An image that this node will need soon, to be fetched when it has nothing better to fetch."""
 
 
 class DeregisterRequest(BaseModel):
