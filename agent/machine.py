@@ -13,6 +13,7 @@ from agent.spec import NodeFacts
 from gridcore.platforms import architecture_of, is_known_architecture, platform_of
 
 UNSUPPORTED = "armv6l"
+SERVICE_CONFIG = Path("/etc/idm-gridcore")
 _ADDRESS_IS_PERMANENT = "0"
 _ALL_ZERO = "00:00:00:00:00:00"
 
@@ -21,6 +22,14 @@ def facts(config: Path) -> NodeFacts:
     """CPUs that this process may use, memory, and the owner label for this configuration file."""
     owner = hashlib.sha256(f"{machine_id()}\n{os.path.realpath(config)}".encode()).hexdigest()[:32]
     return NodeFacts(tuple(sorted(os.sched_getaffinity(0))), memory_mb(), owner)
+
+
+def state_directory(config: Path, configured: Path | None) -> Path:
+    """Where the agent keeps what should outlive it: a service's in /var/lib, else beside its configuration."""
+    if configured is not None:
+        return configured
+    real = Path(os.path.realpath(config))
+    return Path("/var/lib/gridnode") if real.parent == SERVICE_CONFIG else real.with_suffix(".state")
 
 
 def hostname() -> str:
