@@ -9,6 +9,7 @@ import socket
 import struct
 from pathlib import Path
 
+from agent.settings import Settings
 from agent.spec import NodeFacts
 from gridcore.platforms import architecture_of, is_known_architecture, platform_of
 
@@ -16,6 +17,15 @@ UNSUPPORTED = "armv6l"
 SERVICE_CONFIG = Path("/etc/idm-gridcore")
 _ADDRESS_IS_PERMANENT = "0"
 _ALL_ZERO = "00:00:00:00:00:00"
+
+CGROUP = Path("/sys/fs/cgroup")
+CONTROLLERS = Path("/proc/cgroups")
+_UNENFORCED = {
+    "memory": "memory limits are not enforced: this kernel has no memory controller "
+    "(Raspberry Pi: add cgroup_enable=memory to cmdline.txt and reboot)",
+    "pids": "process limits are not enforced: this kernel has no pids controller",
+    "cpuset": "containers are not bound to their CPUs: this kernel has no cpuset controller",
+}
 
 
 def facts(config: Path) -> NodeFacts:
@@ -25,11 +35,85 @@ def facts(config: Path) -> NodeFacts:
 
 
 def state_directory(config: Path, configured: Path | None) -> Path:
-    """Where the agent keeps what should outlive it: a service's in /var/lib, else beside its configuration."""
+    """Where the agent keeps what should outlive it: /var/lib for a service, else beside its configuration."""
     if configured is not None:
         return configured
     real = Path(os.path.realpath(config))
     return Path("/var/lib/gridnode") if real.parent == SERVICE_CONFIG else real.with_suffix(".state")
+
+
+def parse_cpus(value: int | str, available: tuple[int, ...]) -> tuple[int, ...]:
+    """The CPUs that the owner gives of those `available`: the first `value`, or those in a list like `0-3,6`.
+
+    Raises:
+        ValueError: none of them is there.
+    """
+    if isinstance(value, int):
+        return available[:value]
+    asked = _cpu_set(value)
+    if chosen := tuple(cpu for cpu in available if cpu in asked):
+        return chosen
+    raise ValueError(f'cpus: none of "{value}" is there; this process may use {_listed(available)}')
+
+
+def cpus_warning(value: int | str, available: tuple[int, ...]) -> str | None:
+    """What of the owner's `cpus` this machine does not have, or None."""
+    if isinstance(value, int):
+        lacking = f"{value} asked for" if value > len(available) else ""
+    else:
+        missing = tuple(sorted(_cpu_set(value) - set(available)))
+        lacking = f'"{value}" names {_listed(missing)}' if missing else ""
+    return f"cpus: {lacking}, this process may use {_listed(available)}" if lacking else None
+
+
+def misfits(settings: Settings, available: tuple[int, ...]) -> tuple[str, ...]:
+    """What of good settings does not fit this machine, one line each, naming the key."""
+    found: list[str] = []
+    if settings.cpus is not None:
+        try:
+            chosen = parse_cpus(settings.cpus, available)
+        except ValueError as error:
+            return (str(error),)
+        if warning := cpus_warning(settings.cpus, available):
+            found.append(warning)
+        available = chosen
+    if settings.parallelism and settings.parallelism > len(available):
+        found.append(f"parallelism: {settings.parallelism} containers share {len(available)} CPUs")
+    if settings.container_memory > memory_mb():
+        found.append(f"container_memory: {settings.container_memory} MB, this machine has {memory_mb()} MB")
+    if settings.allowed_images == ():
+        found.append("allowed_images: empty, so that every image is refused")
+    for mount in settings.mounts:
+        here = mount.split(":")[0]
+        if not os.path.lexists(here):
+            found.append(f"mounts: there is no {here} on this machine")
+    return tuple(found)
+
+
+def gpu_count(root: Path = Path("/")) -> int:
+    """NVIDIA GPUs; also looked for in /proc, since a service with private devices does not see /dev's."""
+    devices = len(list((root / "dev").glob("nvidia[0-9]*")))
+    driver = root / "proc/driver/nvidia/gpus"
+    try:
+        return max(devices, len(list(driver.iterdir())))
+    except OSError:
+        return devices
+
+
+def memory_limit_enforced(cgroup: Path = CGROUP, controllers: Path = CONTROLLERS) -> bool:
+    """Whether this kernel holds containers to their memory limit; True where that cannot be known."""
+    return _controls("memory", cgroup, controllers)
+
+
+def pids_limit_enforced(cgroup: Path = CGROUP, controllers: Path = CONTROLLERS) -> bool:
+    """Whether this kernel holds containers to their number of processes; True where that cannot be known."""
+    return _controls("pids", cgroup, controllers)
+
+
+def limit_warnings(cgroup: Path = CGROUP, controllers: Path = CONTROLLERS) -> tuple[str, ...]:
+    """The limits that this kernel does not enforce, one line each, for the operator and the owner."""
+    missing = [name for name in _UNENFORCED if not _controls(name, cgroup, controllers)]
+    return tuple(_UNENFORCED[name] for name in missing)
 
 
 def hostname() -> str:
@@ -92,6 +176,35 @@ def _default_interface(routes: Path = Path("/proc/net/route")) -> str | None:
         if len(columns) > 1 and columns[1] == "00000000":
             return columns[0]
     return None
+
+
+def _controls(name: str, cgroup: Path, controllers: Path) -> bool:
+    """Whether a controller is there: cgroup v2 lists what it has, v1 has a table with a column `enabled`."""
+    if unified := _read(cgroup / "cgroup.controllers"):
+        return name in unified.split()
+    rows = [line.split() for line in _read(controllers).splitlines() if not line.startswith("#")]
+    enabled = {row[0]: row[3] for row in rows if len(row) == 4}
+    return not enabled or enabled.get(name) == "1"
+
+
+def _cpu_set(text: str) -> set[int]:
+    """`0-3,6` as numbers."""
+    cpus: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        cpus.update(range(int(first), int(last or first) + 1))
+    return cpus
+
+
+def _listed(cpus: tuple[int, ...]) -> str:
+    """`CPU 0-3,6`: numbers as people write them."""
+    spans: list[list[int]] = []
+    for cpu in cpus:
+        if spans and spans[-1][1] == cpu - 1:
+            spans[-1][1] = cpu
+        else:
+            spans.append([cpu, cpu])
+    return "CPU " + ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
 
 
 def _read(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -55,9 +56,14 @@ def _cpus(value: int | str) -> int | str:
     if isinstance(value, int):
         if value < 1:
             raise ValueError("expected how many CPUs, at least 1")
-    elif not _CPUS.fullmatch(value):
+    elif not _CPUS.fullmatch(value) or any(_is_backward(part) for part in value.split(",")):
         raise ValueError('expected how many CPUs, such as 2, or which, such as "0-3,6"')
     return value
+
+
+def _is_backward(span: str) -> bool:
+    first, _, last = span.partition("-")
+    return bool(last) and int(last) < int(first)
 
 
 def _capability(value: str) -> str:
@@ -71,7 +77,7 @@ def _mount(value: str) -> str:
     absolute = len(parts) in (2, 3) and all(part.startswith("/") for part in parts[:2])
     if not absolute or parts[2:] not in ([], ["ro"], ["rw"]):
         raise ValueError('expected "/on/this/machine:/in/the/container", with ":ro" or ":rw" behind it')
-    if parts[1].rstrip("/") in ("", "/scratch"):
+    if posixpath.normpath(parts[1]) in ("/", "//", "/scratch", "//scratch"):
         raise ValueError(f"{parts[1]} in the container is not free for a mount")
     return value
 
