@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.settings import Settings
 from agent.spec import NodeFacts
+from gridcore.errors import ConfigError
 from gridcore.platforms import architecture_of, is_known_architecture, platform_of
 
 UNSUPPORTED = "armv6l"
@@ -28,10 +29,26 @@ _UNENFORCED = {
 }
 
 
-def facts(config: Path) -> NodeFacts:
-    """CPUs that this process may use, memory, and the owner label for this configuration file."""
+def facts(config: Path, settings: Settings) -> NodeFacts:
+    """What of this machine the agent may use, and the owner label for this configuration file.
+
+    Raises:
+        ConfigError: the owner's `cpus` leave none.
+    """
     owner = hashlib.sha256(f"{machine_id()}\n{os.path.realpath(config)}".encode()).hexdigest()[:32]
-    return NodeFacts(tuple(sorted(os.sched_getaffinity(0))), memory_mb(), owner)
+    available = usable_cpus()
+    try:
+        cpus = available if settings.cpus is None else parse_cpus(settings.cpus, available)
+    except ValueError as error:
+        raise ConfigError(f"{config}: {error}") from None
+    gpus = gpu_count() if settings.gpu_count is None else settings.gpu_count
+    warnings = limit_warnings() + misfits(settings, available)
+    return NodeFacts(cpus, memory_mb(), owner, gpus, warnings)
+
+
+def usable_cpus() -> tuple[int, ...]:
+    """The CPUs that this process may use, in order."""
+    return tuple(sorted(os.sched_getaffinity(0)))
 
 
 def state_directory(config: Path, configured: Path | None) -> Path:
@@ -71,14 +88,11 @@ def misfits(settings: Settings, available: tuple[int, ...]) -> tuple[str, ...]:
     found: list[str] = []
     if settings.cpus is not None:
         try:
-            chosen = parse_cpus(settings.cpus, available)
+            parse_cpus(settings.cpus, available)
         except ValueError as error:
             return (str(error),)
         if warning := cpus_warning(settings.cpus, available):
             found.append(warning)
-        available = chosen
-    if settings.parallelism and settings.parallelism > len(available):
-        found.append(f"parallelism: {settings.parallelism} containers share {len(available)} CPUs")
     if settings.container_memory > memory_mb():
         found.append(f"container_memory: {settings.container_memory} MB, this machine has {memory_mb()} MB")
     if settings.allowed_images == ():

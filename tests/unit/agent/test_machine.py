@@ -8,6 +8,7 @@ import pytest
 
 from agent import machine
 from agent.settings import Settings
+from gridcore.errors import ConfigError
 
 RASPBERRY = """\
 #subsys_name	hierarchy	num_cgroups	enabled
@@ -95,7 +96,6 @@ def test_good_settings_that_do_not_fit_this_machine_are_named(tmp_path: Path) ->
     found = machine.misfits(
         settings_of(
             cpus="0-3",
-            parallelism=3,
             container_memory=16_000_000,
             allowed_images=[],
             mounts=[f"{tmp_path}/gone:/data"],
@@ -104,11 +104,22 @@ def test_good_settings_that_do_not_fit_this_machine_are_named(tmp_path: Path) ->
     )
     assert [line.partition(":")[0] for line in found] == [
         "cpus",
-        "parallelism",
         "container_memory",
         "allowed_images",
         "mounts",
     ]
+
+
+def test_the_owners_words_count_more_than_what_is_found(tmp_path: Path) -> None:
+    config = tmp_path / "gridnode.toml"
+    cpus = machine.usable_cpus()
+    assert machine.facts(config, settings_of()).cpus == cpus
+    given = machine.facts(config, settings_of(cpus=1, gpu_count=3))
+    assert (given.cpus, given.gpus) == (cpus[:1], 3)
+    with pytest.raises(ConfigError, match=r"gridnode\.toml: cpus: none of"):
+        machine.facts(config, settings_of(cpus="4000"))
+    warnings = machine.facts(config, settings_of(cpus=4000)).warnings
+    assert any(line.startswith("cpus: 4000 asked for") for line in warnings)
 
 
 def test_state_lies_in_var_lib_for_a_service_and_else_beside_the_configuration(tmp_path: Path) -> None:
