@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import json
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
+from pydantic import BaseModel, ConfigDict
 
 from agent.settings import FILE_NAME, Settings, example
 from gridcore import __version__, config
-from gridcore.errors import EXIT_CONFIG, ConfigError
+from gridcore.errors import EXIT_CONFIG, ConfigError, GridCoreError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -43,6 +49,12 @@ def cli(context: click.Context, path: Path | None, check: bool) -> None:
       gridnode --check               is it good?
       gridnode                       run, until Ctrl-C
 
+    \b
+    While it runs, beside it (as the agent's user, or with sudo):
+      gridnode status                what it is doing, and why
+      gridnode pause                 your machine is yours again, at once
+      gridnode resume                go on
+
     """
     if context.invoked_subcommand is not None:
         context.obj = path
@@ -53,7 +65,7 @@ def cli(context: click.Context, path: Path | None, check: bool) -> None:
     assert found is not None  # noqa: S101 # _explain_missing does not return
     settings = config.load(Settings, found)
     if check:
-        click.echo(f"{found}: good")
+        _check(settings, found)
         return
     _run(settings, found)
 
@@ -70,6 +82,120 @@ def init(context: click.Context, path: Path | None, server: str) -> None:
     path = path or context.obj or config.default_path(FILE_NAME)
     config.init_file(path, example(server=server))
     click.echo(f"{path}: written. Put the hub's address and token into it, then: gridnode --check")
+
+
+@cli.command()
+@CONFIG_OPTION
+@click.option("--json", "as_json", is_flag=True, help="For programs: everything, as one JSON object.")
+@click.pass_context
+def status(context: click.Context, path: Path | None, as_json: bool) -> None:
+    """Say what the running agent is doing, and why.
+
+    Shows the hub and whether it answers, the task, your terms as they stand, each slot with its container and
+    how the last one ended, and the last errors. Exit code 1: no agent answers.
+    """
+    answer = _ask(path or context.obj, "status")
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+        return
+    from agent.status import render
+
+    with _one_version():
+        text = render(answer)
+    click.echo(text)
+
+
+@cli.command()
+@CONFIG_OPTION
+@click.pass_context
+def pause(context: click.Context, path: Path | None) -> None:
+    """Take your machine back at once: freeze the containers.
+
+    Frozen containers use no CPU, but keep their memory. After `freeze_max` seconds (600 unless gridnode.toml
+    says otherwise) they are stopped gracefully, which frees it. The node stays paused, over restarts and
+    reboots too, until `gridnode resume`. The hub shows that its owner has paused it.
+    """
+    answer = _ask(path or context.obj, "pause")
+    with _one_version():
+        begin = "already paused" if answer["already"] else "paused"
+        if why := answer["permit"]["refuse"]:
+            text = f"containers are stopped gracefully ({why})"
+        else:
+            left = max(0.0, answer["freeze_max"] - answer["paused_for"])
+            text = f"containers are frozen for up to {left:.0f} s, then stopped gracefully"
+        _say(answer, f"{begin}: {text}; `gridnode resume` goes on")
+
+
+@cli.command()
+@CONFIG_OPTION
+@click.pass_context
+def resume(context: click.Context, path: Path | None) -> None:
+    """Let containers go on after `gridnode pause`."""
+    answer = _ask(path or context.obj, "resume")
+    with _one_version():
+        permit = answer["permit"]
+        begin = "was not paused" if answer["already"] else "resumed"
+        if permit["refuse"]:
+            _say(answer, f"{begin}; no containers run yet ({permit['refuse']})")
+        elif permit["freeze"]:
+            _say(answer, f"{begin}; containers stay frozen ({permit['freeze']})")
+        else:
+            _say(answer, f"{begin}: containers may run")
+
+
+class _StatePlace(BaseModel):
+    """Of a configuration only what leads to the agent: no other key must hinder its owner."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    state_directory: Path | None = None
+
+
+def _ask(explicit: Path | None, what: str) -> dict[str, Any]:
+    from agent.control import ask
+    from agent.machine import state_directory
+
+    found = config.find(FILE_NAME, explicit)
+    for path in [found] if found else config.candidates(FILE_NAME):
+        _refuse_hidden(path)
+    if found is None:
+        raise ConfigError("there is no configuration file, and so no agent; `gridnode init` writes one")
+    place = config.load(_StatePlace, found)
+    return ask(state_directory(found, place.state_directory), what, config=found)
+
+
+@contextmanager
+def _one_version() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError):
+        raise GridCoreError(
+            "the running agent is of another version; restart it, or use `status --json`"
+        ) from None
+
+
+def _refuse_hidden(path: Path) -> None:
+    try:
+        with path.open("rb"):
+            pass
+    except PermissionError:
+        raise GridCoreError(f"{path}: no permission; run it as the agent's user, or with sudo") from None
+    except OSError:
+        pass  # told by whoever needs it
+
+
+def _say(answer: dict[str, Any], text: str) -> None:
+    click.echo(f"gridnode: {text}")
+    if answer["warning"]:
+        click.echo(f"gridnode: warning: {answer['warning']}", err=True)
+
+
+def _check(settings: Settings, found: Path) -> None:
+    from agent import machine
+
+    for warning in (*machine.misfits(settings, machine.usable_cpus()), *machine.limit_warnings()):
+        click.echo(f"gridnode: warning: {warning}", err=True)
+    click.echo(f"{found}: good")
 
 
 def _explain_missing(found: Path | None) -> None:
@@ -92,6 +218,8 @@ def _run(settings: Settings, path: Path) -> None:
     from gridcore import logs
 
     logs.configure(settings.log_format)
+    # systemd's watchdog ends a hung agent with SIGABRT: where it hung then stands in the journal.
+    faulthandler.enable()
     with only_agent(path):
         try:
             code = asyncio.run(Service(settings, path).run())
@@ -102,13 +230,16 @@ def _run(settings: Settings, path: Path) -> None:
 
 
 def main() -> None:
-    """Entry point: configuration errors are told one a line and end with exit code 78."""
+    """Entry point: configuration errors are told one a line and end with exit code 78, others with 1."""
     try:
         cli()
     except ConfigError as error:
         for line in str(error).splitlines():
             click.echo(f"gridnode: {line}", err=True)
         sys.exit(EXIT_CONFIG)
+    except GridCoreError as error:
+        click.echo(f"gridnode: {error}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
