@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gridcore.masking import is_masked, mask_text, mask_url
 from gridcore.protocol import TaskDefinition
@@ -76,3 +80,16 @@ def test_no_secret_of_a_definition_is_in_its_view() -> None:
 @pytest.mark.parametrize("text", ["a *** b", "grep ***", "x:1"])
 def test_stars_elsewhere_are_no_mask(text: str) -> None:
     assert not is_masked(text)
+
+
+@given(st.lists(st.sampled_from(("a://", "b:", "@", " ", "x", "/", ":", "me:pw@h", "\n", "é")), max_size=14))
+def test_a_text_is_masked_as_the_pattern_says(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    assert mask_text(text) == re.sub(r"([A-Za-z][A-Za-z0-9+.-]{0,31}://[^\s/:@]*:)\S*(?=@)", r"\1***", text)
+
+
+@pytest.mark.parametrize("piece", ["a://b:", "a://b:x@", "x://y", "@", "?token=", "a"])
+def test_a_log_of_a_megabyte_without_blanks_is_masked_at_once(piece: str) -> None:
+    begun = time.monotonic()
+    mask_text(piece * (1024 * 1024 // len(piece)) + "://@")
+    assert time.monotonic() - begun < 2
