@@ -8,6 +8,7 @@ from quart_schema import HttpSecurityScheme, Info, QuartSchema, security_scheme
 from gridcore import __version__
 from hub.door import Door
 from hub.gridnode import gridnode_api
+from hub.logdesk import LogDesk
 from hub.operators import operators_api
 from hub.problems import answer_with_problems
 from hub.settings import HubSettings
@@ -15,9 +16,12 @@ from hub.store import Store
 from hub.waiters import Waiters
 
 
-def create_app(settings: HubSettings, store: Store, waiters: Waiters | None = None) -> Quart:
+def create_app(
+    settings: HubSettings, store: Store, waiters: Waiters | None = None, desk: LogDesk | None = None
+) -> Quart:
     """The application over an open store. Close `waiters` to end all held requests."""
     waiters = Waiters() if waiters is None else waiters
+    desk = LogDesk(waiters) if desk is None else desk
     store.listen(waiters.wake)
 
     app = Quart("computehub", static_folder=None)
@@ -41,8 +45,8 @@ def create_app(settings: HubSettings, store: Store, waiters: Waiters | None = No
         """Whether the hub is alive; needs no token."""
         return Response("OK", content_type="text/plain; charset=utf-8")
 
-    app.register_blueprint(operators_api(store))
-    app.register_blueprint(gridnode_api(store, waiters))
+    app.register_blueprint(operators_api(store, desk))
+    app.register_blueprint(gridnode_api(store, waiters, desk, prefetch=settings.prefetch))
     door = Door(app.asgi_app, settings.token, waiters)  # type: ignore[arg-type]
     app.asgi_app = door  # type: ignore[method-assign, assignment]
     return app

@@ -1,4 +1,4 @@
-"""Request bodies: from bytes to a valid message, or to an error that names what is wrong."""
+"""Request bodies and queries: from bytes to a valid message, or to an error that names what is wrong."""
 
 from __future__ import annotations
 
@@ -30,10 +30,26 @@ async def read_optional_message(request: Request, model: type[M]) -> M | None:
     return parse_message(body, model) if body.strip() else None
 
 
+def read_query(request: Request, model: type[M]) -> M:
+    """The query as a message; of a parameter that is given twice neither is taken.
+
+    Raises:
+        InvalidFields: a parameter is wrong, unknown or given twice.
+    """
+    twice = [name for name in request.args if len(request.args.getlist(name)) > 1]
+    if twice:
+        raise InvalidFields([{"field": name[:80], "message": "given more than once"} for name in twice])
+    return _validate(dict(request.args), model)
+
+
 def parse_message(body: bytes, model: type[M]) -> M:
     """The message in these bytes. Raises as `read_message` does."""
+    return _validate(_parse_object(body), model)
+
+
+def _validate(value: dict[str, Any], model: type[M]) -> M:
     try:
-        return model.model_validate(_parse_object(body))
+        return model.model_validate(value)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         raise InvalidFields([_field_error(dict(problem), model) for problem in problems]) from None

@@ -15,11 +15,15 @@ from urllib.parse import quote, urlsplit
 
 from quart import Response
 
+from gridcore.protocol import MAX_LOG_BYTES
 from hub.problems import http_problem
 from hub.waiters import Waiters
 
 MAX_BODY = 64 * 1024
 """Bytes that a request body may have."""
+
+LARGE_BODIES = {"/gridnode/logs": MAX_LOG_BYTES}
+"""The exceptions to that, for who has the token."""
 
 MAX_DRAIN = 8 * 1024 * 1024
 """Bytes of a body that is too large which are read before it is refused."""
@@ -57,15 +61,17 @@ class Door:
             await self._admit({**scope, "path": path, "query_string": query.encode()}, receive, send)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_known = self._has_token(scope["headers"])
+        limit = LARGE_BODIES.get(scope["path"], MAX_BODY) if is_known else MAX_BODY
         try:
             async with self._waiters.limit(BODY_TIME):
-                body = await _read_body(receive)
+                body = await _read_body(receive, limit)
         except TimeoutError:
             await _answer(http_problem(408), send)
             return
         except _Gone:
             return
-        if scope["path"] not in OPEN_PATHS and not self._has_token(scope["headers"]):
+        if scope["path"] not in OPEN_PATHS and not is_known:
             await _answer(http_problem(401), send)
         elif body is None:
             await _answer(http_problem(413), send)
@@ -82,8 +88,8 @@ class _Gone(Exception):
     """The client went away."""
 
 
-async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body, or None if it is too large."""
+async def _read_body(receive: Receive, limit: int) -> bytes | None:
+    """The whole body, or None if it has more than `limit` bytes."""
     body, size, more = bytearray(), 0, True
     while more and size <= MAX_DRAIN:
         message = await receive()
@@ -91,10 +97,10 @@ async def _read_body(receive: Receive) -> bytes | None:
             raise _Gone
         chunk = message.get("body", b"")
         size += len(chunk)
-        if size <= MAX_BODY:
+        if size <= limit:
             body += chunk
         more = message.get("more_body", False)
-    return bytes(body) if size <= MAX_BODY else None
+    return bytes(body) if size <= limit else None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

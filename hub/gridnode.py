@@ -17,15 +17,17 @@ from gridcore.protocol import (
     DeregisterRequest,
     HeartbeatAnswer,
     HeartbeatRequest,
+    LogsMessage,
     RegisterAnswer,
     RegisterRequest,
     TaskConfig,
 )
 from hub.bodies import read_message
+from hub.logdesk import LogDesk
 from hub.longpoll import Known, parse_wait
 from hub.operators import answer, no_content
 from hub.store import Store
-from hub.tasklist import TaskList
+from hub.tasklist import Task, TaskList
 from hub.waiters import Waiter, Waiters
 
 NUDGE = {"GridCore-Heartbeat": "now"}
@@ -36,10 +38,10 @@ _NODE_ID = re.compile(NODE_ID_PATTERN)
 log = structlog.get_logger()
 
 
-def gridnode_api(store: Store, waiters: Waiters) -> Blueprint:
-    """The routes, over this store; `waiters` are the held requests."""
+def gridnode_api(store: Store, waiters: Waiters, desk: LogDesk, *, prefetch: bool) -> Blueprint:
+    """The routes, over this store; `waiters` are the held requests, `desk` is what nodes are asked for."""
     api = Blueprint("gridnode", __name__, url_prefix="/gridnode")
-    current = _CurrentTask()
+    current, upcoming = _CurrentTask(), _NextTask()
 
     @api.post("/register")
     @tag(["gridnode"])
@@ -62,7 +64,9 @@ def gridnode_api(store: Store, waiters: Waiters) -> Blueprint:
             hostname=node.record.hostname,
             platform=node.record.platform,
         )
-        reply = RegisterAnswer(node_id=node.record.id, stop_requested=node.stop_requested)
+        reply = RegisterAnswer(
+            node_id=node.record.id, stop_requested=node.stop_requested, drain=node.draining
+        )
         task = current.config(await store.tasks(), node.record.platform)
         return answer({**reply.model_dump(mode="json"), "current_task": task.to_wire() if task else None})
 
@@ -70,13 +74,28 @@ def gridnode_api(store: Store, waiters: Waiters) -> Blueprint:
     @tag(["gridnode"])
     @document_request(HeartbeatRequest)
     async def heartbeat() -> Response:
-        """Note what a node reports, and tell it whether to stop."""
+        """Note what a node reports, and tell it what is wanted of it."""
         message = await read_message(request, HeartbeatRequest)
         beat = await store.heartbeat(message)
         if beat.is_back:
             log.info("node is back", node=message.node_id)
-        reply = HeartbeatAnswer(stop_requested=beat.stop_requested, known=beat.known)
-        return answer(reply.model_dump(mode="json", exclude_none=True))
+        reply = HeartbeatAnswer(
+            stop_requested=beat.stop_requested,
+            known=beat.known,
+            drain=beat.drain,
+            logs=await desk.take(message.node_id) if beat.known else [],
+            prefetch=upcoming.image(await store.tasks(), beat.platform) if prefetch else None,
+        )
+        without = None if reply.logs else {"logs"}
+        return answer(reply.model_dump(mode="json", exclude=without, exclude_none=True))
+
+    @api.post("/logs")
+    @tag(["gridnode"])
+    @document_request(LogsMessage)
+    async def bring_logs() -> Response:
+        """The log that an operator waits for; 204, also when nobody waits any more. Up to 1 MiB."""
+        await desk.answer(await read_message(request, LogsMessage))
+        return no_content(204)
 
     @api.get("/task")
     @tag(["gridnode"])
@@ -105,7 +124,7 @@ def gridnode_api(store: Store, waiters: Waiters) -> Blueprint:
         while tasks.revision in known:
             if deadline <= asyncio.get_running_loop().time():
                 return _News(tasks)
-            if asker is not None and await store.take_nudge(asker):
+            if asker is not None and (await store.take_nudge(asker) or await desk.take_nudge(asker)):
                 return _News(tasks, is_nudge=True)
             if waiters.is_closed:
                 return _News(tasks)
@@ -156,3 +175,19 @@ class _CurrentTask:
             if platform in PLATFORMS:  # a few: strangers must not fill the memory
                 self._bodies[platform] = body
         return body
+
+
+class _NextTask:
+    """The images of the first pending task, looked for once a list and not once a heartbeat."""
+
+    def __init__(self) -> None:
+        self._tasks: TaskList | None = None
+        self._task: Task | None = None
+
+    def image(self, tasks: TaskList, platform: str | None) -> str | None:
+        """The image that nodes of this platform will need next, if there is one."""
+        if tasks is not self._tasks:  # lists are values: another one may have another first task
+            self._tasks, self._task = tasks, tasks.first_pending
+        if self._task is None or platform is None:
+            return None
+        return self._task.definition.image_for(platform)

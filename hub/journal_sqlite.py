@@ -14,7 +14,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,8 @@ from gridcore.errors import ConfigError
 from gridcore.protocol import TaskDefinition
 from hub import registry
 from hub.errors import StoreUnavailable
-from hub.registry import Instant, Live, Node, NodeError, NodeRecord, Presence, StopOrder
+from hub.registry import DrainOrder, Instant, Live, Node, NodeRecord, Presence, StopOrder
+from hub.reports import ContainerState, LastExit, NodeError
 from hub.state import Change, State
 from hub.store_local import LocalStore, new_entropy, read_clock
 from hub.tasklist import Task, TaskList, TaskStatus
@@ -32,7 +33,9 @@ T = TypeVar("T")
 APPLICATION_ID = 0x47524944
 """'GRID' in the file's header: this database is a hub's."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: nodes have a drain, and what they report has containers. Tables and columns are those of 1, so a file
+of 1 is used as it is; its number is raised because a hub of 1 would not understand what is written now."""
 SCHEMA = """
 CREATE TABLE list (revision TEXT NOT NULL);
 CREATE TABLE tasks (
@@ -153,6 +156,8 @@ class SqliteJournal:
             raise sqlite3.DatabaseError(f"the file is damaged: {health}")
         if not tables:
             self._create()
+        elif version < SCHEMA_VERSION:
+            self._transaction(_set_version)
         self._kept = _read_tasks(database)
         return State(self._kept, _read_nodes(database, now))
 
@@ -161,7 +166,7 @@ class SqliteJournal:
             for statement in SCHEMA.split(";"):
                 database.execute(statement)
             database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            _set_version(database)
             database.execute("INSERT INTO list VALUES (?)", (TaskList.empty(new_entropy()).revision,))
 
         self._transaction(make)
@@ -210,16 +215,27 @@ class SqliteJournal:
             self._lock = None
 
 
+def _set_version(database: sqlite3.Connection) -> None:
+    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
 def _task_row(position: int, task: Task) -> tuple[Any, ...]:
     definition = json.dumps(task.definition.to_stored())
     times = (task.added_at, task.started_at, task.completed_at)
     return (task.name, position, task.status.value, definition, *times)
 
 
+_KEPT = [field.name for field in fields(Live) if field.name not in ("heard", "nudged")]
+"""What of a Live outlasts this run of the hub."""
+
+
 def _live_text(live: Live) -> str:
-    kept = asdict(live)
-    del kept["heard"], kept["nudged"]  # of this run of the hub only
-    return json.dumps(kept)
+    # `asdict` copies deeply: too slow for the containers of a fleet.
+    return json.dumps({name: getattr(live, name) for name in _KEPT}, default=_fields_of)
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def _read_tasks(database: sqlite3.Connection) -> TaskList:
@@ -243,10 +259,30 @@ def _read_tasks(database: sqlite3.Connection) -> TaskList:
 
 
 def _read_nodes(database: sqlite3.Connection, now: Instant) -> list[Node]:
-    nodes = []
-    for record_text, live_text in database.execute("SELECT record, live FROM nodes ORDER BY rowid"):
-        record, live = json.loads(record_text), json.loads(live_text)
-        record["presence"], record["stop"] = Presence(record["presence"]), StopOrder(record["stop"])
-        live["errors"] = tuple(NodeError(**error) for error in live["errors"])
-        nodes.append(registry.restore(NodeRecord(**record), Live(heard=now.monotonic, **live), now))
-    return nodes
+    return [
+        registry.restore(_read_record(json.loads(record)), _read_live(json.loads(live), now), now)
+        for record, live in database.execute("SELECT record, live FROM nodes ORDER BY rowid")
+    ]
+
+
+def _read_record(kept: dict[str, Any]) -> NodeRecord:
+    states = {
+        "presence": Presence(kept["presence"]),
+        "stop": StopOrder(kept["stop"]),
+        "drain": DrainOrder(kept.get("drain", DrainOrder.NONE)),
+    }
+    return NodeRecord(**{**kept, **states})
+
+
+def _read_live(kept: dict[str, Any], now: Instant) -> Live:
+    parts = {
+        "errors": tuple(NodeError(**error) for error in kept["errors"]),
+        "containers": tuple(_read_container(container) for container in kept.get("containers", ())),
+        "warnings": tuple(kept.get("warnings", ())),
+    }
+    return Live(heard=now.monotonic, **{**kept, **parts})
+
+
+def _read_container(kept: dict[str, Any]) -> ContainerState:
+    ended = kept["last_exit"]
+    return ContainerState(**{**kept, "last_exit": LastExit(**ended) if ended else None})

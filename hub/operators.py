@@ -1,26 +1,55 @@
-"""The operators' half of the API, under `/api`: tasks, and what nodes there are."""
+"""The operators' half of the API, under `/api`: tasks, nodes and their logs, and what goes wrong."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import structlog
+from pydantic import BaseModel, ConfigDict, Field
 from quart import Blueprint, Response, request
-from quart_schema import document_request, tag
+from quart_schema import document_querystring, document_request, tag
 
-from gridcore.protocol import TaskDefinition, TaskGuard
-from hub.bodies import read_message, read_optional_message
-from hub.errors import InvalidFields
+from gridcore.protocol import MAX_LOG_LINES, TaskDefinition, TaskGuard
+from hub.bodies import read_message, read_optional_message, read_query
+from hub.causes import find_causes, recent_since
+from hub.errors import InvalidFields, NodeOffline, NoLog, NotSupported
+from hub.logdesk import LogDesk
+from hub.redaction import hiding
+from hub.registry import Node
 from hub.store import Store
 from hub.tasklist import TaskStatus
-from hub.views import node_view, refuse_masks, task_view
+from hub.views import cause_view, node_view, refuse_masks, task_view
 
 NODE_STATUSES = ("Online", "Offline")
 NODE_FILTERS = ("status", "architecture")
 
+LOG_HEADERS = {
+    # A log is whatever a container wrote: no browser may take it for a page, no proxy keep it.
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
 log = structlog.get_logger()
+
+
+class LogQuery(BaseModel):
+    """Which log of a node: its slot, how many lines of it, and how many runs ago (0: the present one)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    instance: int = Field(default=0, ge=0, le=65_535)
+    lines: int = Field(default=200, ge=1, le=MAX_LOG_LINES)
+    previous: int = Field(default=0, ge=0, le=3)
+
+
+class NoQuery(BaseModel):
+    """The query of a path that takes none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def answer(value: Any, status: int = 200) -> Response:
@@ -35,8 +64,8 @@ def no_content(status: int, headers: Mapping[str, str] | None = None) -> Respons
     return response
 
 
-def operators_api(store: Store) -> Blueprint:
-    """The routes, over this store."""
+def operators_api(store: Store, desk: LogDesk) -> Blueprint:
+    """The routes, over this store; at the `desk` operators wait for logs."""
     api = Blueprint("operators", __name__, url_prefix="/api")
 
     @api.post("/tasks")
@@ -104,7 +133,8 @@ def operators_api(store: Store) -> Blueprint:
         _check_filters()
         statuses, architectures = request.args.getlist("status"), request.args.getlist("architecture")
         tasks = await store.tasks()
-        views = [node_view(node, tasks) for node in await store.nodes()]
+        hide = hiding(tasks)
+        views = [node_view(node, tasks, hide) for node in await store.nodes()]
         return answer(
             [
                 view
@@ -118,7 +148,8 @@ def operators_api(store: Store) -> Blueprint:
     @tag(["nodes"])
     async def show_node(node_id: str) -> Response:
         """One node."""
-        return answer(node_view(await store.node(node_id), await store.tasks()))
+        node, tasks = await store.node(node_id), await store.tasks()
+        return answer(node_view(node, tasks, hiding(tasks)))
 
     @api.post("/nodes/<node_id>/stop")
     @tag(["nodes"])
@@ -128,7 +159,61 @@ def operators_api(store: Store) -> Blueprint:
         log.info("stop ordered", node=node.record.id, hostname=node.record.hostname)
         return answer({"node_id": node.record.id, "stop_requested": node.stop_requested})
 
+    @api.post("/nodes/<node_id>/drain")
+    @tag(["nodes"])
+    async def drain_node(node_id: str) -> Response:
+        """Have a node stop its containers and stay registered, until `resume`."""
+        node = await store.order_drain(node_id)
+        log.info("drain ordered", node=node.record.id, hostname=node.record.hostname)
+        return answer(_orders(node))
+
+    @api.post("/nodes/<node_id>/resume")
+    @tag(["nodes"])
+    async def resume_node(node_id: str) -> Response:
+        """Take back a drain, and a stop that the node has not been told of."""
+        node = await store.order_resume(node_id)
+        log.info("resume ordered", node=node.record.id, hostname=node.record.hostname)
+        return answer(_orders(node))
+
+    @api.get("/nodes/<node_id>/logs")
+    @tag(["nodes"])
+    @document_querystring(LogQuery)
+    async def show_log(node_id: str) -> Response:
+        """The last lines of a container's log, as text; waits until the node brings them."""
+        wanted = read_query(request, LogQuery)
+        node = await store.node(node_id)
+        if node.record.agent_version is None:
+            raise NotSupported(node_id, "logs", "Look at `docker logs` on the node itself.")
+        if not node.is_online:
+            raise NodeOffline(node_id)
+        brought = await desk.ask(node_id, wanted.instance, wanted.lines, wanted.previous)
+        hide = hiding(await store.tasks())
+        if brought.error is not None:
+            raise NoLog(hide(brought.error))
+        # A megabyte takes its time, and heartbeats must not wait for it.
+        text = await asyncio.to_thread(hide, brought.text)
+        body = text.encode("utf-8", "replace")  # JSON can carry halves of characters
+        return Response(body, headers=LOG_HEADERS, content_type="text/plain; charset=utf-8")
+
+    @api.get("/problems")
+    @tag(["nodes"])
+    async def list_problems() -> Response:
+        """What goes wrong on the nodes that are Online, grouped by cause, the most frequent first."""
+        read_query(request, NoQuery)
+        tasks, nodes = await store.tasks(), await store.nodes()
+        since = recent_since(time.time(), tasks.current.started_at if tasks.current else None)
+        causes = await asyncio.to_thread(find_causes, nodes, since, hiding(tasks))
+        return answer([cause_view(cause) for cause in causes])
+
     return api
+
+
+def _orders(node: Node) -> dict[str, Any]:
+    return {
+        "node_id": node.record.id,
+        "draining": node.draining,
+        "stop_requested": node.stop_requested,
+    }
 
 
 def _check_filters() -> None:

@@ -26,6 +26,12 @@ REFUSALS: Mapping[type[Refused], tuple[int, str, str]] = {
     errors.TaskConflict: (409, "task-conflict", "The name is taken by another definition"),
     errors.UnknownTask: (404, "unknown-task", "No such task"),
     errors.UnknownNode: (404, "unknown-node", "No such node"),
+    errors.NotSupported: (409, "not-supported", "The node's agent does not know this"),
+    errors.NodeOffline: (409, "node-offline", "The node is Offline"),
+    errors.NoLog: (404, "no-log", "The node has no such log"),
+    errors.TooManyOrders: (429, "too-many-orders", "Too many requests for one node"),
+    errors.NodeSilent: (504, "node-silent", "The node did not answer in time"),
+    errors.Stopping: (503, "stopping", "The hub is being stopped"),
     errors.MalformedBody: (400, "malformed-body", "The body is not a JSON object"),
     errors.InvalidFields: (422, "invalid-fields", "Some fields are invalid"),
 }
@@ -43,7 +49,11 @@ HTTP_PROBLEMS: Mapping[int, tuple[str, str, str]] = {
         "The header Allow lists those that it takes.",
     ),
     408: ("body-timeout", "The body did not arrive", "Send the request again."),
-    413: ("body-too-large", "The body is too large", "A body may have 64 KiB."),
+    413: (
+        "body-too-large",
+        "The body is too large",
+        "A body may have 64 KiB, that of POST /gridnode/logs 1 MiB.",
+    ),
 }
 
 log = structlog.get_logger()
@@ -77,7 +87,10 @@ def answer_with_problems(app: Quart) -> None:
             members = {"current": refusal.current, "generation": refusal.generation}
         elif isinstance(refusal, InvalidFields):
             members = {"errors": refusal.errors}
-        return problem(status, slug, title, str(refusal), **members)
+        response = problem(status, slug, title, str(refusal), **members)
+        if isinstance(refusal, errors.TooManyOrders | errors.Stopping):
+            response.headers["Retry-After"] = str(refusal.retry_after)
+        return response
 
     @app.errorhandler(HTTPException)
     async def http_error(error: HTTPException) -> Response:

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 from gridcore.platforms import canonical_platform, platform_of
 from gridcore.protocol import MAX_ERRORS, HeartbeatRequest, RegisterRequest
+from hub.reports import ContainerState, NodeError, read_containers
 
 OFFLINE_AFTER = 60.0
 """Seconds without a word after which a node is Offline."""
@@ -45,6 +46,18 @@ class StopOrder(StrEnum):
     TOLD = "told"
 
 
+class DrainOrder(StrEnum):
+    """Whether the node is to have no containers, and what it has been told of that.
+
+    LIFTED is a drain that was told and then taken back, while the node still believes in it.
+    """
+
+    NONE = "none"
+    ASKED = "asked"
+    TOLD = "told"
+    LIFTED = "lifted"
+
+
 PRESENCE: Mapping[Literal["registered", "heard", "silent", "deregistered"], Mapping[Presence, Presence]] = {
     "registered": dict.fromkeys(Presence, Presence.ONLINE),
     "heard": {
@@ -60,7 +73,7 @@ PRESENCE: Mapping[Literal["registered", "heard", "silent", "deregistered"], Mapp
     "deregistered": dict.fromkeys(Presence, Presence.GONE),
 }
 
-STOP: Mapping[Literal["ordered", "told", "registered"], Mapping[StopOrder, StopOrder]] = {
+STOP: Mapping[Literal["ordered", "told", "registered", "resumed"], Mapping[StopOrder, StopOrder]] = {
     # An order that was told is being obeyed: the second press of the button is not a second order.
     "ordered": {
         StopOrder.NONE: StopOrder.ASKED,
@@ -78,7 +91,38 @@ STOP: Mapping[Literal["ordered", "told", "registered"], Mapping[StopOrder, StopO
         StopOrder.ASKED: StopOrder.ASKED,
         StopOrder.TOLD: StopOrder.NONE,
     },
+    # What was told is being obeyed, and cannot be taken back.
+    "resumed": {
+        StopOrder.NONE: StopOrder.NONE,
+        StopOrder.ASKED: StopOrder.NONE,
+        StopOrder.TOLD: StopOrder.TOLD,
+    },
 }
+
+DRAIN: Mapping[Literal["drained", "told", "resumed"], Mapping[DrainOrder, DrainOrder]] = {
+    "drained": {
+        DrainOrder.NONE: DrainOrder.ASKED,
+        DrainOrder.ASKED: DrainOrder.ASKED,
+        DrainOrder.TOLD: DrainOrder.TOLD,
+        DrainOrder.LIFTED: DrainOrder.TOLD,
+    },
+    # By the answer of a heartbeat or of a registration: a drain is a level, and both carry it.
+    "told": {
+        DrainOrder.NONE: DrainOrder.NONE,
+        DrainOrder.ASKED: DrainOrder.TOLD,
+        DrainOrder.TOLD: DrainOrder.TOLD,
+        DrainOrder.LIFTED: DrainOrder.NONE,
+    },
+    "resumed": {
+        DrainOrder.NONE: DrainOrder.NONE,
+        DrainOrder.ASKED: DrainOrder.NONE,
+        DrainOrder.TOLD: DrainOrder.LIFTED,
+        DrainOrder.LIFTED: DrainOrder.LIFTED,
+    },
+}
+
+
+UNTOLD_DRAINS = frozenset({DrainOrder.ASKED, DrainOrder.LIFTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +140,7 @@ class NodeRecord:
     machine: str | None = None
     presence: Presence = Presence.ONLINE
     stop: StopOrder = StopOrder.NONE
-
-
-@dataclass(frozen=True, slots=True)
-class NodeError:
-    """One thing that went wrong on a node; `time` is the hub's, seconds since the epoch."""
-
-    instance: int | None
-    kind: str
-    message: str
-    time: float
+    drain: DrainOrder = DrainOrder.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +155,11 @@ class Live:
     generation: str | None = None
     reason: str | None = None
     errors: tuple[NodeError, ...] = ()
+    containers: tuple[ContainerState, ...] = ()
+    warnings: tuple[str, ...] = ()
+    paused: bool = False
     nudged: bool = False
-    """Whether the stop that stands has ended a held request of this node already."""
+    """Whether the last order that stands untold has ended a held request of this node already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +174,10 @@ class Node:
     @property
     def stop_requested(self) -> bool:
         return self.record.stop is not StopOrder.NONE
+
+    @property
+    def draining(self) -> bool:
+        return self.record.drain in (DrainOrder.ASKED, DrainOrder.TOLD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +226,7 @@ def _enter(known: Node | None, request: RegisterRequest, node_id: str, now: Inst
         machine=request.machine,
         presence=PRESENCE["registered"][known.record.presence if known else Presence.GONE],
         stop=STOP["registered"][known.record.stop if known else StopOrder.NONE],
+        drain=DRAIN["told"][known.record.drain if known else DrainOrder.NONE],
     )
     if known is None:
         return Node(record, Live(heard=now.monotonic, last_seen=now.wall))
@@ -197,16 +240,21 @@ def hear(node: Node, now: Instant) -> Node:
     if node.record.presence is Presence.GONE:
         return node
     return Node(
-        _moved(node.record, PRESENCE["heard"][node.record.presence], node.record.stop),
+        _moved(node.record, presence=PRESENCE["heard"][node.record.presence]),
         replace(node.live, heard=now.monotonic, last_seen=now.wall),
     )
 
 
 def heartbeat(node: Node, report: HeartbeatRequest, now: Instant) -> Node:
-    """The node after a heartbeat whose answer tells it of a stop that stands; not for one that is GONE."""
+    """The node after a heartbeat whose answer tells it of the orders that stand; not for one that is GONE."""
     errors = [NodeError(error.instance, error.kind, error.message, now.wall) for error in report.errors]
     return Node(
-        _moved(node.record, PRESENCE["heard"][node.record.presence], STOP["told"][node.record.stop]),
+        _moved(
+            node.record,
+            presence=PRESENCE["heard"][node.record.presence],
+            stop=STOP["told"][node.record.stop],
+            drain=DRAIN["told"][node.record.drain],
+        ),
         Live(
             heard=now.monotonic,
             last_seen=now.wall,
@@ -216,6 +264,9 @@ def heartbeat(node: Node, report: HeartbeatRequest, now: Instant) -> Node:
             generation=report.generation,
             reason=report.reason,
             errors=(*node.live.errors, *errors)[-MAX_ERRORS:] if errors else node.live.errors,
+            containers=read_containers(report.containers or (), node.live.containers, now.wall),
+            warnings=tuple(report.warnings),
+            paused=report.paused,
             nudged=node.live.nudged,
         ),
     )
@@ -223,17 +274,29 @@ def heartbeat(node: Node, report: HeartbeatRequest, now: Instant) -> Node:
 
 def order_stop(node: Node) -> Node:
     """The node with a stop that stands until a heartbeat has told it."""
-    stop = STOP["ordered"][node.record.stop]
-    is_new = stop is not node.record.stop
-    return Node(
-        _moved(node.record, node.record.presence, stop),
-        replace(node.live, nudged=False) if is_new else node.live,
-    )
+    return _ordered(node, _moved(node.record, stop=STOP["ordered"][node.record.stop]))
+
+
+def order_drain(node: Node) -> Node:
+    """The node with a drain that stands until it is taken back."""
+    return _ordered(node, _moved(node.record, drain=DRAIN["drained"][node.record.drain]))
+
+
+def order_resume(node: Node) -> Node:
+    """The node without a drain, and without a stop that it has not been told of."""
+    stop, drain = STOP["resumed"][node.record.stop], DRAIN["resumed"][node.record.drain]
+    return _ordered(node, _moved(node.record, stop=stop, drain=drain))
+
+
+def _ordered(node: Node, record: NodeRecord) -> Node:
+    # An order that changes nothing is no new one, and ends no second held request.
+    return node if record is node.record else Node(record, replace(node.live, nudged=False))
 
 
 def wants_nudge(node: Node) -> bool:
     """Whether a held request of this node should end, so that its heartbeat comes at once."""
-    return node.record.stop is StopOrder.ASKED and not node.live.nudged
+    is_untold = node.record.stop is StopOrder.ASKED or node.record.drain in UNTOLD_DRAINS
+    return is_untold and not node.live.nudged
 
 
 def nudge(node: Node) -> Node:
@@ -243,9 +306,10 @@ def nudge(node: Node) -> Node:
 
 def deregister(node: Node) -> Node:
     """The node after its last word: its containers are gone."""
+    live = Live(heard=node.live.heard, last_seen=node.live.last_seen, errors=node.live.errors)
     return Node(
-        _moved(node.record, PRESENCE["deregistered"][node.record.presence], node.record.stop),
-        replace(node.live, runtime_status=None, active_containers=0, task=None, generation=None, reason=None),
+        _moved(node.record, presence=PRESENCE["deregistered"][node.record.presence]),
+        replace(live, nudged=node.live.nudged),
     )
 
 
@@ -256,7 +320,7 @@ def is_silent(node: Node, now: Instant) -> bool:
 
 def fall_silent(node: Node) -> Node:
     """The node once it is called Offline; what it last reported stays to be seen."""
-    return Node(_moved(node.record, PRESENCE["silent"][node.record.presence], node.record.stop), node.live)
+    return Node(_moved(node.record, presence=PRESENCE["silent"][node.record.presence]), node.live)
 
 
 def is_forgotten(node: Node, retention: float, now: Instant) -> bool:
@@ -269,7 +333,14 @@ def restore(record: NodeRecord, live: Live, now: Instant) -> Node:
     return Node(record, replace(live, heard=now.monotonic, nudged=False))
 
 
-def _moved(record: NodeRecord, presence: Presence, stop: StopOrder) -> NodeRecord:
-    if presence is record.presence and stop is record.stop:
+def _moved(
+    record: NodeRecord,
+    presence: Presence | None = None,
+    stop: StopOrder | None = None,
+    drain: DrainOrder | None = None,
+) -> NodeRecord:
+    """The record with these states; the very same one if that changes nothing, so that nothing is written."""
+    presence, stop, drain = presence or record.presence, stop or record.stop, drain or record.drain
+    if presence is record.presence and stop is record.stop and drain is record.drain:
         return record
-    return replace(record, presence=presence, stop=stop)
+    return replace(record, presence=presence, stop=stop, drain=drain)

@@ -67,6 +67,9 @@ class HubSettings(BaseModel):
     node_retention_days: float = Field(default=30, gt=0, le=36_500)
     """Days after which a node that was not seen any more is forgotten."""
 
+    prefetch: bool = False
+    """Whether nodes fetch the first pending task's image while they still work on the current one."""
+
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of `bind`."""
@@ -102,5 +105,8 @@ state = "sqlite:////var/lib/idm-gridcore/hub.db"
 
 # Days after which a node that was not seen any more is forgotten.
 # node_retention_days = 30
+
+# Whether nodes fetch the next task's image early, so that a switch does not wait for the network.
+# prefetch = false
 """
 """What `computehub init` writes, with `{token}` to be filled in."""

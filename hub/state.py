@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 from gridcore.protocol import HeartbeatRequest, RegisterRequest, TaskDefinition, TaskGuard
 from hub import registry
-from hub.errors import UnknownNode
+from hub.errors import NotSupported, UnknownNode
 from hub.registry import Instant, Node, Presence, Registration
 from hub.tasklist import Switch, Task, TaskList
 
@@ -123,10 +123,12 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What a heartbeat is answered, and whether the node was Offline before."""
+    """What a heartbeat is answered, whether the node was Offline before, and whose images it runs."""
 
     known: bool
     stop_requested: bool = False
+    drain: bool = False
+    platform: str | None = None
     is_back: bool = False
 
 
@@ -164,7 +166,13 @@ def heartbeat(view: View, report: HeartbeatRequest, now: Instant) -> Outcome[Bea
     if node is None or node.record.presence is Presence.GONE:
         return Outcome(Beat(known=False))
     after = registry.heartbeat(node, report, now)
-    beat = Beat(known=True, stop_requested=after.stop_requested, is_back=not node.is_online)
+    beat = Beat(
+        known=True,
+        stop_requested=after.stop_requested,
+        drain=after.draining,
+        platform=after.record.platform,
+        is_back=not node.is_online,
+    )
     return Outcome(beat, _one(after))
 
 
@@ -184,11 +192,29 @@ def deregister(view: View, node_id: str) -> Outcome[Node | None]:
 
 
 def order_stop(view: View, node_id: str) -> Outcome[Node]:
+    return _order(registry.order_stop(_known(view, node_id)))
+
+
+def order_drain(view: View, node_id: str) -> Outcome[Node]:
+    node = _known(view, node_id)
+    if node.record.agent_version is None:
+        raise NotSupported(node_id, "drain", "Use stop: POST /api/nodes/{id}/stop.")
+    return _order(registry.order_drain(node))
+
+
+def order_resume(view: View, node_id: str) -> Outcome[Node]:
+    return _order(registry.order_resume(_known(view, node_id)))
+
+
+def _known(view: View, node_id: str) -> Node:
     node = view.node(node_id)
     if node is None:
         raise UnknownNode(node_id)
-    after = registry.order_stop(node)
-    return Outcome(after, _one(after), node_id)
+    return node
+
+
+def _order(after: Node) -> Outcome[Node]:
+    return Outcome(after, _one(after), after.record.id)
 
 
 def take_nudge(view: View, node_id: str) -> Outcome[bool]:

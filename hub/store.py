@@ -46,7 +46,7 @@ class Store(Protocol):
         """Take a node in, under the id that it has, or under a new one."""
 
     async def heartbeat(self, report: HeartbeatRequest) -> Beat:
-        """Note what a node reports; a stop that stands counts as told once this has answered."""
+        """Note what a node reports; the orders that stand count as told once this has answered."""
 
     async def hear(self, node_id: str) -> bool:
         """Note that a request of this node arrived; True if it was Offline until then."""
@@ -56,6 +56,12 @@ class Store(Protocol):
 
     async def order_stop(self, node_id: str) -> Node:
         """Let a stop stand until a heartbeat has been told. Raises UnknownNode."""
+
+    async def order_drain(self, node_id: str) -> Node:
+        """Let a node be without containers until it is taken back. Raises UnknownNode, NotSupported."""
+
+    async def order_resume(self, node_id: str) -> Node:
+        """Take back a drain, and a stop that is still untold. Raises UnknownNode."""
 
     async def take_nudge(self, node_id: str) -> bool:
         """Whether an untold order waits that has ended no held request yet; True only once an order."""

@@ -142,6 +142,12 @@ class LocalStore:
     async def order_stop(self, node_id: str) -> Node:
         return await self._run(partial(operations.order_stop, node_id=node_id), node_id)
 
+    async def order_drain(self, node_id: str) -> Node:
+        return await self._run(partial(operations.order_drain, node_id=node_id), node_id)
+
+    async def order_resume(self, node_id: str) -> Node:
+        return await self._run(partial(operations.order_resume, node_id=node_id), node_id)
+
     async def take_nudge(self, node_id: str) -> bool:
         return await self._run(partial(operations.take_nudge, node_id=node_id), node_id)
 

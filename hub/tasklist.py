@@ -83,6 +83,11 @@ class TaskList:
         """The task that the fleet works on."""
         return self._first(TaskStatus.RUNNING)
 
+    @property
+    def first_pending(self) -> Task | None:
+        """The task that the fleet works on after the current one."""
+        return self._first(TaskStatus.PENDING)
+
     def named(self, status: TaskStatus) -> list[str]:
         """The names of all tasks of one status, in the list's order."""
         return [task.name for task in self.tasks if task.status is status]
@@ -120,7 +125,7 @@ class TaskList:
             NothingPending: no task waits; the current one goes on.
         """
         self._check(guard)
-        if self._first(TaskStatus.PENDING) is None:
+        if self.first_pending is None:
             raise NothingPending
         return self._switch(entropy, now)
 
@@ -137,7 +142,7 @@ class TaskList:
         return self._switch(entropy, now)
 
     def _switch(self, entropy: int, now: float) -> tuple[TaskList, Switch]:
-        ended, started = self.current, self._first(TaskStatus.PENDING)
+        ended, started = self.current, self.first_pending
         moved: dict[str, Task] = {}
         if ended is not None:
             moved[ended.name] = ended.after("complete", now)

@@ -7,8 +7,11 @@ from typing import Any
 
 from gridcore.masking import is_masked, mask_text, mask_url
 from gridcore.protocol import MASK, TaskDefinition
+from hub.causes import NODES_SHOWN, Cause
 from hub.errors import InvalidFields
+from hub.redaction import Hide
 from hub.registry import Node
+from hub.reports import ContainerState
 from hub.tasklist import Task, TaskList
 
 _URLS = ("input_redis", "output_redis")
@@ -58,8 +61,8 @@ def _masked_definition(definition: TaskDefinition) -> dict[str, Any]:
     return view
 
 
-def node_view(node: Node, tasks: TaskList) -> dict[str, Any]:
-    """A node as operators see it."""
+def node_view(node: Node, tasks: TaskList, hide: Hide) -> dict[str, Any]:
+    """A node as operators see it; `hide` masks what it wrote itself."""
     record, live = node.record, node.live
     return {
         "id": record.id,
@@ -72,22 +75,59 @@ def node_view(node: Node, tasks: TaskList) -> dict[str, Any]:
         "active_containers": live.active_containers,
         "platform": record.platform,
         "stop_requested": node.stop_requested,
-        "draining": False,
+        "draining": node.draining,
+        "paused": live.paused,
         "agent_version": record.agent_version,
         "labels": dict(record.labels),
         "gpu_count": record.gpu_count,
         "task": live.task,
         "generation": live.generation,
-        "reason": mask_text(live.reason) if live.reason else _reason(node, tasks),
+        "reason": hide(live.reason) if live.reason else _reason(node, tasks),
+        "warnings": [hide(warning) for warning in live.warnings],
+        "containers": [_container_view(container, hide) for container in live.containers],
         "errors": [
             {
                 "instance": error.instance,
                 "kind": error.kind,
-                "message": mask_text(error.message),
+                "message": hide(error.message),
                 "time": _time(error.time),
             }
             for error in live.errors
         ],
+    }
+
+
+def _container_view(container: ContainerState, hide: Hide) -> dict[str, Any]:
+    ended = container.last_exit
+    return {
+        "instance": container.instance,
+        "cpu": container.cpu,
+        "state": container.state,
+        "started": _second(container.started),
+        "restarts": container.restarts,
+        "last_exit": ended
+        and {
+            "kind": ended.kind,
+            "exit_code": ended.exit_code,
+            "message": hide(ended.message) if ended.message else None,
+            "time": _second(ended.time),
+            "ran": ended.ran,
+        },
+    }
+
+
+def cause_view(cause: Cause) -> dict[str, Any]:
+    """A cause as operators see it; its texts were masked before they were compared."""
+    return {
+        "kind": cause.kind,
+        "cause": cause.cause,
+        "nodes": len(cause.node_ids),
+        "of": cause.online,
+        "summary": cause.summary,
+        "node_ids": list(cause.node_ids[:NODES_SHOWN]),
+        "first": _time(cause.first),
+        "last": _time(cause.last),
+        "example": cause.example,
     }
 
 
@@ -101,6 +141,13 @@ def _reason(node: Node, tasks: TaskList) -> str | None:
 
 def _time(seconds: float | None) -> str | None:
     """RFC 3339 in UTC, to the millisecond."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if seconds is None else _rfc3339(seconds, "milliseconds")
+
+
+def _second(seconds: float | None) -> str | None:
+    """The same, to the second: what a node's span allows."""
+    return None if seconds is None else _rfc3339(seconds, "seconds")
+
+
+def _rfc3339(seconds: float, precision: str) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")

@@ -1,0 +1,150 @@
+"""What goes wrong in the fleet, by cause: "58 of 60 nodes: exec format error" in place of 58 messages.
+
+A cause is a message without what differs from node to node and from slot to slot. Pure, and of use with a
+fleet in which every node has twenty errors: each different message of a node is looked at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from hub.redaction import Hide
+from hub.registry import Node
+
+RECENT = 3600.0
+"""Seconds after which an error no longer counts."""
+
+MOST = 100
+"""Causes that are told: those of the most nodes."""
+
+NODES_SHOWN = 20
+
+GAP = "…"
+"""Stands where messages differ."""
+
+UNKNOWN_KIND = "error"
+"""Of a node that gives a reason for its Error, but sent no such error."""
+
+_VARIES = re.compile(
+    r"""
+    \bidm-[A-Za-z0-9][\w.-]*-\d+\b                                       # a container's name
+  | \b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b     # a UUID
+  | \b(?=[a-f]*\d)[0-9a-f]{12,128}\b                                     # a container's or an image's id
+  | \b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)? # a time
+  | (?<![\w.])(?:\d+(?:\.\d+)?[ ]?(?:ns|us|µs|ms|s|m|sec|secs|seconds?|min|mins|minutes?|h|hours?))+(?![\w])
+  | (?<=\bslot[ ])\d+\b | (?<=\binstance[ ])\d+\b | (?<=\bcontainer[ ])\d+\b
+  | (?<=\bcpu[ ])\d+\b | (?<=\bpid[ ])\d+\b
+  | (?<![\w.])\d{1,3}(?:\.\d{1,3}){3}:\d+(?=->)                          # the node's end of a connection
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_WORD = re.compile(r"[\w.-]+")
+_SUBJECT = re.compile(rf"^(?:(?:[\w-]+ )?{GAP}:\s+)+")
+"""`idm-…: exit code 1` is `exit code 1`: whom it happened to is no part of the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One cause and the nodes that have it, in the order in which they first came; times since the epoch."""
+
+    kind: str
+    cause: str
+    node_ids: Sequence[str]
+    online: int
+    first: float
+    last: float
+    example: str
+
+    @property
+    def summary(self) -> str:
+        """In one line, for people."""
+        return f"{len(self.node_ids)} of {self.online} nodes: {self.cause}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Sighting:
+    kind: str
+    message: str
+    first: float
+    last: float
+
+
+@dataclass(slots=True)
+class _Found:
+    first: float
+    last: float
+    example: str
+    node_ids: dict[str, None] = field(default_factory=dict)  # an ordered set
+
+    def add(self, node_id: str, seen: _Sighting) -> None:
+        self.node_ids[node_id] = None
+        self.first, self.last = min(self.first, seen.first), max(self.last, seen.last)
+
+
+def find_causes(nodes: Iterable[Node], since: float, hide: Hide) -> list[Cause]:
+    """The causes of what Online nodes reported after `since`, those of the most nodes first.
+
+    A node that is in Error now counts with its reason, however long ago its errors were.
+    """
+    online = [node for node in nodes if node.is_online]
+    found: dict[tuple[str, str], _Found] = {}
+    for node in online:
+        for seen in _sightings(node, since):
+            message = hide(seen.message)
+            key = seen.kind, cause_of(message, node.record.id, node.record.hostname)
+            found.setdefault(key, _Found(seen.first, seen.last, message)).add(node.record.id, seen)
+    _join_reasons(found)
+    causes = [
+        Cause(kind, cause, list(group.node_ids), len(online), group.first, group.last, group.example)
+        for (kind, cause), group in found.items()
+    ]
+    return sorted(causes, key=lambda cause: (-len(cause.node_ids), cause.kind, cause.cause))[:MOST]
+
+
+def recent_since(now: float, started: float | None) -> float:
+    """Since when errors count: RECENT seconds, or since the current task started if that is shorter."""
+    return max(now - RECENT, started or 0.0)
+
+
+def cause_of(message: str, node_id: str, hostname: str) -> str:
+    """The message without names of this node, containers, ids, slots, times and spans."""
+    names = {node_id, hostname}
+    text = _VARIES.sub(GAP, " ".join(message.split()))
+    text = _WORD.sub(lambda word: _without_names(word[0], names), text)
+    return _SUBJECT.sub("", text) or text or GAP
+
+
+def _without_names(word: str, names: set[str]) -> str:
+    bare = word.rstrip(".-")
+    return GAP + word[len(bare) :] if bare in names else word
+
+
+def _sightings(node: Node, since: float) -> Iterator[_Sighting]:
+    """Each different message of a node once."""
+    times: dict[tuple[str, str], tuple[float, float]] = {}
+    for error in node.live.errors:
+        if error.time >= since:
+            first, _ = times.get((error.kind, error.message), (error.time, 0.0))
+            times[error.kind, error.message] = first, error.time
+    for (kind, message), (first, last) in times.items():
+        yield _Sighting(kind, message, first, last)
+    reason = node.live.reason
+    if node.live.runtime_status == "Error" and reason:
+        kind = next((error.kind for error in reversed(node.live.errors) if reason in error.message), "")
+        yield _Sighting(kind, reason, node.live.last_seen, node.live.last_seen)
+
+
+def _join_reasons(found: dict[tuple[str, str], _Found]) -> None:
+    """A reason without a kind, as its node sent no such error, joins the errors with the same cause."""
+    kinds: dict[str, str] = {}
+    for kind, cause in found:
+        if kind:
+            kinds.setdefault(cause, kind)
+    for _, cause in [key for key in found if not key[0]]:
+        reason = found.pop(("", cause))
+        group = found.setdefault((kinds.get(cause, UNKNOWN_KIND), cause), reason)
+        if group is not reason:
+            group.node_ids |= reason.node_ids
+            group.first, group.last = min(group.first, reason.first), max(group.last, reason.last)
