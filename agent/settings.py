@@ -5,11 +5,11 @@ from __future__ import annotations
 import posixpath
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import tomlkit
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from gridcore.config import read_text, write_private
 from gridcore.platforms import is_known_architecture
@@ -52,23 +52,31 @@ def _hours(value: str) -> str:
     return value
 
 
-def _cpus(value: int | str) -> int | str:
-    if isinstance(value, int):
+def _cpus(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
         if value < 1:
             raise ValueError("expected how many CPUs, at least 1")
-    elif not _CPUS.fullmatch(value) or any(_is_backward(part) for part in value.split(",")):
+    elif value is not None and not _is_cpu_list(value):
         raise ValueError('expected how many CPUs, such as 2, or which, such as "0-3,6"')
     return value
 
 
-def _is_backward(span: str) -> bool:
-    first, _, last = span.partition("-")
-    return bool(last) and int(last) < int(first)
+def _is_cpu_list(value: Any) -> bool:
+    if not isinstance(value, str) or not _CPUS.fullmatch(value):
+        return False
+    spans = [part.partition("-") for part in value.split(",")]
+    return all(not last or int(first) <= int(last) for first, _, last in spans)
 
 
 def _capability(value: str) -> str:
     if not _CAPABILITY.fullmatch(value):
         raise ValueError('expected a capability such as "NET_RAW"')
+    return value
+
+
+def _list(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(f'expected a list, such as ["{value}"]')  # noqa: TRY004 # pydantic takes no TypeError
     return value
 
 
@@ -80,6 +88,10 @@ def _mount(value: str) -> str:
     if posixpath.normpath(parts[1]) in ("/", "//", "/scratch", "//scratch"):
         raise ValueError(f"{parts[1]} in the container is not free for a mount")
     return value
+
+
+T = TypeVar("T")
+_Listed = Annotated[tuple[T, ...], BeforeValidator(_list)]
 
 
 class Settings(BaseModel):
@@ -113,11 +125,11 @@ class Settings(BaseModel):
     """GPUs that tasks may use; detected."""
 
     # The owner's terms: how far this machine trusts its hub. A hub can loosen none of them.
-    allowed_images: tuple[str, ...] | None = None
+    allowed_images: Annotated[tuple[str, ...] | None, BeforeValidator(_list)] = None
     """Patterns (`*` is any text); an image that matches none is refused. Unset: any image."""
     hours: Annotated[str, AfterValidator(_hours)] | None = None
     """Local time in which containers run, such as `22:00-07:00`. Unset: always."""
-    cpus: Annotated[int | str, AfterValidator(_cpus)] | None = None
+    cpus: Annotated[int | str | None, BeforeValidator(_cpus)] = None
     """How many CPUs tasks may use (the first ones), or which, such as `0-3,6`. Unset: all."""
     freeze_max: float = Field(default=600, ge=0, le=604_800)
     """Seconds that `gridnode pause` (or `yield_load`) freezes containers before it stops them."""
@@ -137,11 +149,11 @@ class Settings(BaseModel):
     """MB of `/scratch`, which a slot keeps as long as its task; 0: no `/scratch`."""
     image_watermark: float | None = Field(default=None, gt=0, lt=100)
     """Percent of the disk in use above which images are removed that this agent pulled. Unset: never."""
-    capabilities: tuple[Annotated[str, AfterValidator(_capability)], ...] = ()
+    capabilities: _Listed[Annotated[str, AfterValidator(_capability)]] = ()
     """Capabilities that containers get back; all are dropped."""
     new_privileges: bool = False
     """Whether setuid programs in containers work."""
-    mounts: tuple[Annotated[str, AfterValidator(_mount)], ...] = ()
+    mounts: _Listed[Annotated[str, AfterValidator(_mount)]] = ()
     """Directories of this machine that containers see, as `/here:/there:ro`."""
     network: str = Field(default="bridge", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
     """The engine's network that containers join; `host` is this machine's own."""

@@ -37,6 +37,26 @@ def test_the_defaults_are_the_protocols(tmp_path: Path) -> None:
         ('node_id = "-x"', "node_id", "pattern"),
         ('architecture = "armv6l"', "architecture", "expected x86_64, aarch64 or arm"),
         ("= 3", "", "not valid TOML"),
+        ('hours = "22-7"', "hours", 'such as "22:00-07:00"'),
+        ('hours = "24:00-07:00"', "hours", 'such as "22:00-07:00"'),
+        ('hours = "07:00-07:00"', "hours", 'such as "22:00-07:00"'),
+        ("cpus = 0", "cpus", "at least 1"),
+        ('cpus = "3-1"', "cpus", 'such as "0-3,6"'),
+        ('cpus = "0,"', "cpus", 'such as "0-3,6"'),
+        ("cpus = true", "cpus", 'such as "0-3,6"'),
+        ('allowed_images = "a/*"', "allowed_images", 'a list, such as ["a/*"]'),
+        ("cpus = [1]", "cpus", 'such as "0-3,6"'),
+        ('mounts = "/a:/b"', "mounts", 'a list, such as ["/a:/b"]'),
+        ('capabilities = ["--privileged"]', "capabilities.0", 'such as "NET_RAW"'),
+        ('mounts = ["data:/data"]', "mounts.0", '"/on/this/machine:/in/the/container"'),
+        ('mounts = ["/data:/data:z"]', "mounts.0", '"/on/this/machine:/in/the/container"'),
+        ('mounts = ["/data:/scratch/"]', "mounts.0", "not free for a mount"),
+        ('mounts = ["/data:/x/../scratch"]', "mounts.0", "not free for a mount"),
+        ('mounts = ["/data:/"]', "mounts.0", "not free for a mount"),
+        ('network = "--host"', "network", "pattern"),
+        ("yield_load = 0", "yield_load", "greater than 0"),
+        ("cpu_shares = 1", "cpu_shares", "greater than or equal to 2"),
+        ('state_directory = "here"', "", "expected an absolute path"),
     ],
 )
 def test_a_bad_value_names_file_key_and_expectation(
@@ -46,6 +66,26 @@ def test_a_bad_value_names_file_key_and_expectation(
         settings_of(tmp_path, GOOD + extra)
     assert str(caught.value).startswith(f"{tmp_path}/gridnode.toml: {key}")
     assert expected in str(caught.value)
+
+
+def test_the_owners_terms_are_strict_by_default(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, GOOD)
+    assert (settings.capabilities, settings.mounts, settings.new_privileges) == ((), (), False)
+    assert (settings.network, settings.cpu_shares, settings.oom_score) == ("bridge", 2, 500)
+    assert (settings.allowed_images, settings.hours, settings.cpus, settings.yield_load) == (None,) * 4
+
+
+def test_the_owner_can_loosen_them(tmp_path: Path) -> None:
+    settings = settings_of(
+        tmp_path,
+        GOOD + 'allowed_images = ["a/*"]\nhours = "22:00-07:00"\ncpus = "0-3,6"\ncapabilities = ["NET_RAW"]\n'
+        'mounts = ["/data:/data:ro", "/x:/y"]\nnetwork = "host"\nnew_privileges = true\n',
+    )
+    assert settings.cpus == "0-3,6"
+    assert settings.mounts == ("/data:/data:ro", "/x:/y")
+    assert (settings.network, settings.capabilities) == ("host", ("NET_RAW",))
+    assert settings_of(tmp_path, GOOD, {"IDM_GRIDCORE_CPUS": "2"}).cpus == 2
+    assert settings_of(tmp_path, GOOD, {"IDM_GRIDCORE_CPUS": "0-1"}).cpus == "0-1"
 
 
 def test_a_bad_token_is_not_repeated(tmp_path: Path) -> None:
