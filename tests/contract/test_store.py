@@ -10,13 +10,23 @@ from typing import Any
 import pytest
 
 from gridcore.protocol import HeartbeatRequest, RegisterRequest, TaskDefinition, TaskGuard
-from hub.errors import NotCurrent, NothingPending, NothingRunning, TaskConflict, UnknownNode
+from hub.errors import NotCurrent, NothingPending, NothingRunning, NotSupported, TaskConflict, UnknownNode
 from hub.state import EVERYONE
 from hub.store import Store
 from hub.tasklist import TaskStatus
 from tests.contract.store_kinds import KINDS, StoreKind
 
 RETENTION = 30 * 86_400.0
+REPORT = {
+    "containers": [
+        {
+            "instance": 0, "cpu": 2, "state": "running", "restarts": 3, "age": 90,
+            "last_exit": {"kind": "failed", "exit_code": 1, "message": "m", "ago": 100, "ran": 5},
+        }
+    ],
+    "warnings": ["no memory limit"],
+    "paused": True,
+}  # fmt: skip
 SURVIVING = [kind for kind in KINDS if kind.survives]
 
 
@@ -158,6 +168,28 @@ async def test_a_heartbeat_shows_what_the_node_reports(store: Store) -> None:
         await store.node("b")
 
 
+async def test_a_heartbeat_shows_its_containers_with_the_hubs_times(kind: StoreKind, store: Store) -> None:
+    await store.register(registration("a"))
+    assert (await store.node("a")).live.containers == ()
+    await store.heartbeat(beat("a", **REPORT))
+    now, live = kind.clock.read().wall, (await store.node("a")).live
+    (container,) = live.containers
+    assert (container.instance, container.cpu, container.state, container.restarts) == (0, 2, "running", 3)
+    assert container.started == now - 90
+    assert container.last_exit is not None
+    assert (container.last_exit.kind, container.last_exit.exit_code) == ("failed", 1)
+    assert (container.last_exit.time, container.last_exit.ran) == (now - 100, 5)
+    assert (live.warnings, live.paused) == (("no memory limit",), True)
+    await store.heartbeat(beat("a"))
+    live = (await store.node("a")).live
+    assert (live.containers, live.warnings, live.paused) == ((), (), False)
+
+
+async def test_a_heartbeats_answer_says_whose_images_the_node_runs(store: Store) -> None:
+    await store.register(registration("a"))
+    assert (await store.heartbeat(beat("a"))).platform == "linux/arm64"
+
+
 async def test_the_last_20_errors_are_kept_with_the_hubs_time(kind: StoreKind, store: Store) -> None:
     await store.register(registration("a"))
     for number in range(25):
@@ -241,6 +273,82 @@ async def test_a_stop_stands_until_told_and_ends_with_the_registration_after_tha
     assert not (await store.heartbeat(beat("a"))).stop_requested
 
 
+async def test_a_drain_is_a_level_that_stands_until_it_is_taken_back(store: Store) -> None:
+    for order in (store.order_drain, store.order_resume):
+        with pytest.raises(UnknownNode):
+            await order("a")
+    await store.register(registration("a", agent_version="1"))
+    assert (await store.order_drain("a")).draining
+    assert [(await store.heartbeat(beat("a"))).drain for _ in range(3)] == [True] * 3
+    assert (await store.register(registration("a", agent_version="1"))).node.draining
+    await store.deregister("a")
+    assert (await store.register(registration("a", agent_version="1"))).node.draining
+    assert not (await store.order_resume("a")).draining
+    assert [(await store.heartbeat(beat("a"))).drain for _ in range(2)] == [False] * 2
+    assert not (await store.register(registration("a", agent_version="1"))).node.draining
+
+
+async def test_an_agent_that_speaks_the_fixed_protocol_only_cannot_be_drained(store: Store) -> None:
+    await store.register(registration("a"))
+    with pytest.raises(NotSupported, match="stop"):
+        await store.order_drain("a")
+    assert not (await store.node("a")).draining
+    assert not (await store.order_resume("a")).draining
+
+
+async def test_a_resume_takes_back_a_stop_that_is_untold_and_no_other(store: Store) -> None:
+    await store.register(registration("a"))
+    await store.order_stop("a")
+    assert not (await store.order_resume("a")).stop_requested
+    assert not (await store.heartbeat(beat("a"))).stop_requested
+    await store.order_stop("a")
+    assert (await store.heartbeat(beat("a"))).stop_requested
+    assert (await store.order_resume("a")).stop_requested
+
+
+@pytest.mark.parametrize("told_by", ["heartbeat", "registration"])
+async def test_drain_and_resume_each_end_one_held_request_until_they_are_told(
+    store: Store, told_by: str
+) -> None:
+    heard: list[str] = []
+    store.listen(heard.append)
+
+    async def tell() -> None:
+        if told_by == "heartbeat":
+            await store.heartbeat(beat("a"))
+        else:
+            await store.register(registration("a", agent_version="1"))
+
+    await store.register(registration("a", agent_version="1"))
+    for order in (store.order_drain, store.order_resume):
+        await order("a")
+        assert heard.pop() == "a"
+        assert [await store.take_nudge("a"), await store.take_nudge("a")] == [True, False]
+        await order("a")
+        assert await store.take_nudge("a") is False
+        await tell()
+        assert await store.take_nudge("a") is False
+        await order("a")
+        assert await store.take_nudge("a") is False
+
+
+async def test_each_of_two_orders_ends_a_held_request(store: Store) -> None:
+    await store.register(registration("a", agent_version="1"))
+    await store.order_drain("a")
+    assert await store.take_nudge("a")
+    await store.order_stop("a")
+    assert await store.take_nudge("a")
+    await store.heartbeat(beat("a"))
+    assert not await store.take_nudge("a")
+
+
+async def test_a_drain_that_is_taken_back_before_it_was_told_ends_no_held_request(store: Store) -> None:
+    await store.register(registration("a", agent_version="1"))
+    await store.order_drain("a")
+    await store.order_resume("a")
+    assert await store.take_nudge("a") is False
+
+
 async def test_an_order_wakes_its_node_and_ends_one_held_request(store: Store) -> None:
     heard: list[str] = []
     store.listen(heard.append)
@@ -312,14 +420,15 @@ async def test_a_restart_changes_nothing_but_the_clock(kind: StoreKind, store: S
         await store.add_task(task(name, env={"K": "v"}, input_redis="redis://:p@h/0"))
     await store.start_next(None)
     await store.start_next(None)
-    await store.register(registration("on", labels={"room": "1"}, machine="m"))
+    await store.register(registration("on", labels={"room": "1"}, machine="m", agent_version="1"))
     await store.register(registration("off"))
     await store.register(registration("gone"))
     await store.deregister("gone")
     await store.heartbeat(beat("on", status="Running", active_containers=2))
     await store.order_stop("on")
+    await store.order_drain("on")
     kind.clock.advance(30)
-    await store.heartbeat(beat("on", errors=[{"kind": "k", "message": "m"}]))
+    await store.heartbeat(beat("on", errors=[{"kind": "k", "message": "m"}], **REPORT))
     kind.clock.advance(40)
     await store.sweep(RETENTION)
     tasks, nodes = await store.tasks(), await store.nodes()
@@ -327,9 +436,29 @@ async def test_a_restart_changes_nothing_but_the_clock(kind: StoreKind, store: S
     store = await kind.reopen()
     assert await store.tasks() == tasks
     assert [node.record for node in await store.nodes()] == [node.record for node in nodes]
-    assert (await store.node("on")).live.errors == next(n for n in nodes if n.record.id == "on").live.errors
+    before, after = next(n for n in nodes if n.record.id == "on"), await store.node("on")
+    assert before.draining
+    assert before.live.containers
+    for part in ("errors", "containers", "warnings", "paused"):
+        assert getattr(after.live, part) == getattr(before.live, part)
     kind.clock.advance(59)
     assert (await store.sweep(RETENTION)).silent == ()
     assert [await status(store, name) for name in ("on", "off", "gone")] == ["online", "offline", "gone"]
     kind.clock.advance(1)
     assert [node.record.id for node in (await store.sweep(RETENTION)).silent] == ["on"]
+
+
+@pytest.mark.parametrize("kind", SURVIVING, indirect=True, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("is_told", [False, True])
+async def test_an_order_survives_a_restart_and_nudges_after_it_only_if_it_is_untold(
+    kind: StoreKind, store: Store, is_told: bool
+) -> None:
+    await store.register(registration("a", agent_version="1"))
+    for order, level in (("order_drain", True), ("order_resume", False)):
+        await getattr(store, order)("a")
+        if is_told:
+            await store.heartbeat(beat("a"))
+        store = await kind.reopen()
+        assert (await store.node("a")).draining is level
+        assert await store.take_nudge("a") is not is_told
+        assert (await store.heartbeat(beat("a"))).drain is level

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gridcore.protocol import HeartbeatRequest, RegisterRequest
 from hub import registry
-from hub.registry import PRESENCE, STOP, Instant, Node, Presence, StopOrder
+from hub.registry import DRAIN, PRESENCE, STOP, DrainOrder, Instant, Node, Presence, StopOrder
 
 NOW = Instant(monotonic=100, wall=1_000)
 REQUEST = RegisterRequest(hostname="h", architecture="aarch64", cpu_count=4)
@@ -22,6 +22,7 @@ def new_node() -> Node:
 def test_the_tables_say_what_becomes_of_every_state() -> None:
     assert all(set(row) == set(Presence) for row in PRESENCE.values())
     assert all(set(row) == set(StopOrder) for row in STOP.values())
+    assert all(set(row) == set(DrainOrder) for row in DRAIN.values())
 
 
 def test_only_a_registration_brings_back_a_node_that_left() -> None:
@@ -93,3 +94,44 @@ def test_a_stop_is_never_lost_before_it_is_told(events: list[str]) -> None:
         elif event == "silence":
             node = registry.fall_silent(node)
         assert node.stop_requested or not standing
+
+
+class Believer:
+    """A node as it sees itself: it does what it was last told."""
+
+    def __init__(self) -> None:
+        self.node, self.draining = new_node(), False
+        self.asked = False
+
+    def order(self, drain: bool) -> None:
+        self.node = registry.order_drain(self.node) if drain else registry.order_resume(self.node)
+        self.asked = drain
+
+    def hear(self, event: str) -> None:
+        if event == "register" or self.node.record.presence is Presence.GONE:
+            self.node = registry.register(
+                self.node, REQUEST.model_copy(update={"node_id": "n"}), "m", NOW
+            ).node
+        else:
+            self.node = registry.heartbeat(self.node, BEAT, NOW)
+        self.draining = self.node.draining
+
+
+@given(st.lists(st.sampled_from(("drain", "resume", "register", "beat", "leave", "nudge")), max_size=30))
+def test_a_node_is_nudged_exactly_while_it_believes_something_else_than_was_ordered(
+    events: list[str],
+) -> None:
+    it, orders_nudged = Believer(), True
+    for event in events:
+        if event in ("drain", "resume"):
+            before = it.node.record
+            it.order(event == "drain")
+            orders_nudged = orders_nudged and it.node.record is before
+        elif event in ("register", "beat"):
+            it.hear(event)
+        elif event == "leave":
+            it.node = registry.deregister(it.node)
+        elif registry.wants_nudge(it.node):
+            it.node, orders_nudged = registry.nudge(it.node), True
+        assert it.node.draining is it.asked
+        assert registry.wants_nudge(it.node) is (it.draining is not it.asked and not orders_nudged)

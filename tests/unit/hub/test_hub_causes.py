@@ -1,0 +1,183 @@
+"""Which errors are the same."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gridcore.protocol import HeartbeatRequest, RegisterRequest
+from hub import registry
+from hub.causes import GAP, MOST, cause_of, find_causes, recent_since
+from hub.registry import Instant, Node
+
+NOW = Instant(monotonic=100, wall=1_700_000_000)
+EXEC = {"kind": "wrong-platform", "message": "exec format error"}
+
+
+def node(
+    node_id: str,
+    errors: Sequence[dict[str, Any]] = (),
+    status: str = "Running",
+    reason: str | None = None,
+    now: Instant = NOW,
+) -> Node:
+    request = RegisterRequest(node_id=node_id, hostname=f"host-{node_id}", architecture="arm", cpu_count=4)
+    beat = HeartbeatRequest.model_validate(
+        {"node_id": node_id, "status": status, "active_containers": 0, "errors": errors, "reason": reason}
+    )
+    return registry.heartbeat(registry.register(None, request, node_id, now).node, beat, now)
+
+
+def causes(*nodes: Node, since: float = 0.0) -> list[tuple[str, str, list[str]]]:
+    return [
+        (cause.kind, cause.cause, list(cause.node_ids))
+        for cause in find_causes(nodes, since, lambda text: text)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        ("idm-squares-5b0e6f6e-7f0e-4d3b-9c56-0c7b6a3f1d20-3: exit code 1", "exit code 1"),
+        ("idm-my-task-pi-1-12: exit code 137", "exit code 137"),
+        ("idm-squares-pi-1-0 did not stop within 10 s", f"{GAP} did not stop within {GAP}"),
+        ("slot 3: could not start", "could not start"),
+        ("pi-1: disk full", "disk full"),
+        ("pi-1.lan: disk full on pi-1.lan.", f"disk full on {GAP}."),
+        ("No such container: 3f9d2b4c5a6e7f80", f"No such container: {GAP}"),
+        ("no space for sha256:" + "0a" * 32, f"no space for sha256:{GAP}"),
+        (
+            "read tcp 10.0.0.7:43210->10.0.0.1:5000: i/o timeout",
+            f"read tcp {GAP}->10.0.0.1:5000: i/o timeout",
+        ),
+        ("gave up after 3m2.5s, then 90 seconds", f"gave up after {GAP}, then {GAP}"),
+        ("since 2023-11-14T22:13:20.123Z", f"since {GAP}"),
+        # What tells causes apart stays.
+        ("exit code 137", "exit code 137"),
+        ("needs 4096 MB, has 1400", "needs 4096 MB, has 1400"),
+        ("dial tcp 10.0.0.1:5000: connection refused", "dial tcp 10.0.0.1:5000: connection refused"),
+        ("pull registry:5000/squares:1", "pull registry:5000/squares:1"),
+        ("pi-10 is another node", "pi-10 is another node"),
+        ("two\n  lines", "two lines"),
+        ("pi-1", GAP),
+        ("", GAP),
+    ],
+)
+def test_a_cause_is_the_message_without_what_differs(message: str, cause: str) -> None:
+    assert cause_of(message, "pi-1", "pi-1.lan") == cause
+
+
+names = st.text(string.ascii_letters + string.digits + "_.-", min_size=1, max_size=20).map(
+    lambda text: "n" + text.strip(".-")
+)
+slots = st.integers(0, 4095)
+ids = st.text("0123456789abcdef", min_size=12, max_size=64).map(lambda text: text + "0")
+seconds = st.floats(0, 1e6).map(lambda span: f"{span:.1f}")
+
+
+@given(
+    node=names,
+    other=names,
+    slot=slots,
+    other_slot=slots,
+    id_=ids,
+    other_id=ids,
+    span=seconds,
+    other_span=seconds,
+)
+def test_what_differs_between_nodes_and_slots_makes_no_other_cause(
+    node: str, other: str, slot: int, other_slot: int, id_: str, other_id: str, span: str, other_span: str
+) -> None:
+    def message(node: str, slot: int, container: str, span: str) -> str:
+        return (
+            f"idm-squares-{node}-{slot}: container {container} of {node} (slot {slot}, h-{node}) "
+            f"ended after {span} s: permission denied"
+        )
+
+    one = cause_of(message(node, slot, id_, span), node, f"h-{node}")
+    two = cause_of(message(other, other_slot, other_id, other_span), other, f"h-{other}")
+    assert one == two
+    assert "permission denied" in one
+
+
+@given(st.text(max_size=200), names)
+def test_a_cause_of_a_cause_is_itself_and_never_empty(message: str, name: str) -> None:
+    cause = cause_of(message, name, name)
+    assert cause
+    assert cause_of(cause, name, name) == cause
+
+
+def test_a_node_counts_once_for_a_cause_and_causes_of_many_nodes_come_first() -> None:
+    many = [node(f"n{number}", [{**EXEC, "instance": slot} for slot in range(4)]) for number in range(58)]
+    few = [node("m0", [{"kind": "failed", "message": "exit code 1"}]), node("m1")]
+    found = find_causes([*few, *many], 0.0, lambda text: text)
+    assert [cause.summary for cause in found] == [
+        "58 of 60 nodes: exec format error",
+        "1 of 60 nodes: exit code 1",
+    ]
+    assert found[0].node_ids[0] == "n0"
+
+
+def test_nodes_that_are_not_online_do_not_count() -> None:
+    silent = registry.fall_silent(node("a", [EXEC], "Error", "exec format error"))
+    left = registry.deregister(node("b", [EXEC]))
+    found = find_causes([silent, left, node("c", [EXEC])], 0.0, lambda text: text)
+    assert [cause.summary for cause in found] == ["1 of 1 nodes: exec format error"]
+
+
+def test_old_errors_do_not_count() -> None:
+    old = node("a", [EXEC])
+    assert causes(old, since=NOW.wall + 1) == []
+    assert causes(old, since=NOW.wall) == [("wrong-platform", "exec format error", ["a"])]
+
+
+def test_first_and_last_are_those_of_all_its_nodes() -> None:
+    late = Instant(200, NOW.wall + 50)
+    (cause,) = find_causes([node("a", [EXEC], now=late), node("b", [EXEC])], 0.0, lambda text: text)
+    assert (cause.first, cause.last) == (NOW.wall, NOW.wall + 50)
+
+
+def test_the_reason_of_a_node_in_error_counts_with_the_errors_that_say_the_same() -> None:
+    error = {"kind": "failed", "message": "idm-t-a-0: exit code 1"}
+    same, alone = node("a", [error], "Error", "exit code 1"), node("b", (), "Error", "exit code 1")
+    idle = node("c", (), "Idle", "exit code 1")
+    assert causes(same, alone, idle) == [("failed", "exit code 1", ["a", "b"])]
+    assert causes(alone) == [("error", "exit code 1", ["b"])]
+    # Its own error tells the kind of its reason, however old it is.
+    assert causes(same, since=NOW.wall + 9) == [("failed", "exit code 1", ["a"])]
+
+
+def test_the_same_text_of_another_kind_is_another_cause() -> None:
+    other = {**EXEC, "kind": "failed"}
+    assert len(causes(node("a", [EXEC]), node("b", [other]))) == 2
+
+
+def test_texts_are_masked_before_they_are_compared() -> None:
+    nodes = [node(name, [{"kind": "k", "message": f"bad password secret-{name}"}]) for name in "ab"]
+    (cause,) = find_causes(nodes, 0.0, lambda text: text[: text.index("secret-")] + "***")
+    assert (cause.cause, cause.example) == ("bad password ***", "bad password ***")
+
+
+def test_only_the_most_frequent_causes_are_told() -> None:
+    letters = [a + b for a in string.ascii_lowercase for b in string.ascii_lowercase][: MOST + 10]
+    assert len(causes(*(node(text, [{"kind": "k", "message": text * 2}]) for text in letters))) == MOST
+
+
+def test_errors_count_for_an_hour_or_since_the_task_started() -> None:
+    assert recent_since(10_000, None) == 6_400
+    assert recent_since(10_000, 9_000) == 9_000
+    assert recent_since(10_000, 1_000) == 6_400
+
+
+def test_a_clock_that_was_set_back_hides_no_error() -> None:
+    ahead = node("a", [EXEC], now=replace_wall(NOW, 7_200))
+    assert causes(ahead, since=recent_since(NOW.wall, None))
+
+
+def replace_wall(moment: Instant, seconds: float) -> Instant:
+    return moment._replace(wall=moment.wall + seconds)
