@@ -193,7 +193,10 @@ def _say(answer: dict[str, Any], text: str) -> None:
 def _check(settings: Settings, found: Path) -> None:
     from agent import machine
 
-    for warning in (*machine.misfits(settings, machine.usable_cpus()), *machine.limit_warnings()):
+    cpus = machine.usable_cpus()
+    for warning in (
+        machine.misfits(settings, cpus) + machine.missing_mounts(settings) + machine.limit_warnings()
+    ):
         click.echo(f"gridnode: warning: {warning}", err=True)
     click.echo(f"{found}: good")
 

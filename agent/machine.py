@@ -97,11 +97,16 @@ def misfits(settings: Settings, available: tuple[int, ...]) -> tuple[str, ...]:
         found.append(f"container_memory: {settings.container_memory} MB, this machine has {memory_mb()} MB")
     if settings.allowed_images == ():
         found.append("allowed_images: empty, so that every image is refused")
-    for mount in settings.mounts:
-        here = mount.split(":")[0]
-        if not os.path.lexists(here):
-            found.append(f"mounts: there is no {here} on this machine")
     return tuple(found)
+
+
+def missing_mounts(settings: Settings) -> tuple[str, ...]:
+    """The owner's mounts that are not there, one line each.
+
+    Not for the service itself, which does not see all that the engine sees: its /home is empty.
+    """
+    here = (mount.split(":")[0] for mount in settings.mounts)
+    return tuple(f"mounts: there is no {path} on this machine" for path in here if _is_missing(path))
 
 
 def gpu_count(root: Path = Path("/")) -> int:
@@ -219,6 +224,16 @@ def _listed(cpus: tuple[int, ...]) -> str:
         else:
             spans.append([cpu, cpu])
     return "CPU " + ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass  # not for this user to see
+    return False
 
 
 def _read(path: Path) -> str:
