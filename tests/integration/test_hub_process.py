@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
 import socket
@@ -19,6 +20,29 @@ from pathlib import Path
 import pytest
 
 from tests.integration.hub_process import TOKEN, HubProcess, environment
+
+FIRST_SCHEMA = """
+CREATE TABLE list (revision TEXT NOT NULL);
+CREATE TABLE tasks (
+    name TEXT PRIMARY KEY, position INTEGER NOT NULL, status TEXT NOT NULL, definition TEXT NOT NULL,
+    added_at REAL NOT NULL, started_at REAL, completed_at REAL
+);
+CREATE TABLE nodes (id TEXT PRIMARY KEY, record TEXT NOT NULL, live TEXT NOT NULL);
+INSERT INTO list VALUES ('1-00000000000000aa');
+INSERT INTO tasks VALUES ('a', 0, 'Running', '{"name": "a", "image": "x:1"}', 1.0, 2.0, NULL);
+PRAGMA application_id = 0x47524944;
+PRAGMA user_version = 1;
+"""
+FIRST_RECORD = {
+    "id": "n", "hostname": "h", "architecture": "aarch64", "cpu_count": 4, "platform": "linux/arm64",
+    "agent_version": "0.1.0", "labels": {}, "gpu_count": None, "machine": None, "presence": "online",
+    "stop": "asked",
+}  # fmt: skip
+FIRST_LIVE = (
+    '{"last_seen": 1700000000.0, "runtime_status": "Idle", "active_containers": 0, "task": null, '
+    '"generation": null, "reason": null, '
+    '"errors": [{"instance": null, "kind": "k", "message": "m", "time": 1.0}]}'
+)
 
 
 @pytest.fixture
@@ -237,6 +261,25 @@ def test_the_database_of_a_newer_hub_is_left_alone(hub: HubProcess) -> None:
     with closing(sqlite3.connect(hub.database)) as database:
         database.execute("PRAGMA user_version = 99")
     assert "newer GridCore" in refusal(hub)
+
+
+def test_the_database_of_the_first_hubs_is_used_as_it_is(hub: HubProcess) -> None:
+    with closing(sqlite3.connect(hub.database)) as database:
+        database.executescript(FIRST_SCHEMA)
+        database.execute("INSERT INTO nodes VALUES ('n', ?, ?)", (json.dumps(FIRST_RECORD), FIRST_LIVE))
+        database.commit()
+    hub.start()
+    assert hub.get("/api/tasks").json["current"] == "a"
+    node = hub.get("/api/nodes/n").json
+    assert (node["status"], node["stop_requested"], node["draining"]) == ("Online", True, False)
+    assert (node["containers"], node["warnings"], node["paused"]) == ([], [], False)
+    assert [error["message"] for error in node["errors"]] == ["m"]
+    assert hub.post("/api/nodes/n/drain").status == 200
+    assert hub.stop() == 0
+    hub.start()
+    assert hub.get("/api/nodes/n").json["draining"] is True
+    with closing(sqlite3.connect(hub.database)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (2,)
 
 
 def test_a_missing_directory_is_one_clear_line(hub: HubProcess, tmp_path: Path) -> None:

@@ -142,11 +142,18 @@ async def test_the_schema_lists_every_path(app: Quart) -> None:
         "/api/nodes",
         "/api/nodes/{node_id}",
         "/api/nodes/{node_id}/stop",
+        "/api/nodes/{node_id}/drain",
+        "/api/nodes/{node_id}/resume",
+        "/api/nodes/{node_id}/logs",
+        "/api/problems",
         "/gridnode/register",
         "/gridnode/heartbeat",
         "/gridnode/task",
         "/gridnode/deregister",
+        "/gridnode/logs",
     }
+    parameters = schema["paths"]["/api/nodes/{node_id}/logs"]["get"]["parameters"]
+    assert {parameter["name"] for parameter in parameters} == {"node_id", "instance", "lines", "previous"}
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:8080", "[::1]:0", "hub.lan:80"])
