@@ -119,7 +119,7 @@ def over_layer(sizes: Mapping[str, int], containers: Iterable[Container], limit_
 
 def over_scratch(sizes: Mapping[str, int], containers: Iterable[Container], limit_mb: int) -> list[Condemned]:
     """The containers whose /scratch is over the limit; `sizes` by volume name."""
-    held = [(c.id, sizes.get(_scratch(c) or "", 0)) for c in containers]
+    held = [(c.id, sizes.get(c.scratch or "", 0)) for c in containers]
     return [
         (i, f"its /scratch holds {size // MB} MB, the limit is {limit_mb} MB")
         for i, size in held
@@ -193,7 +193,7 @@ class DiskWatch:
             self._troubles.discard("measuring containers")
 
     async def _look_at_volumes(self) -> None:
-        if not any(_scratch(c) for c in self._alive()):
+        if not any(c.scratch for c in self._alive()):
             return
         if await self._measured(self._volumes, self._measure_volumes):
             self._troubles.discard("measuring /scratch")
@@ -261,7 +261,3 @@ class DiskWatch:
         if self._root is None:
             self._root = await self._api.root()
         return free_bytes(self._root)
-
-
-def _scratch(container: Container) -> str | None:
-    return getattr(container, "scratch", None)

@@ -11,12 +11,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -24,6 +24,8 @@ import aiohttp
 from agent import spec
 from agent.engine_frames import Frames
 from agent.errors import EngineError, EngineTimeout, EngineUnreachable
+
+T = TypeVar("T")
 
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 TIMEOUT = 30.0
@@ -100,21 +102,27 @@ class EngineApi:
     async def sizes(self, owner: str) -> dict[str, int]:
         """Container id → bytes of its writable layer, of every container of this owner."""
         query = {"all": "1", "size": "1", "filters": _filters(label=[f"{spec.OWNER}={owner}"])}
-        found = await self._json("/containers/json", query, "measuring containers")
-        return {str(one["Id"]): int(one.get("SizeRw") or 0) for one in found}
+
+        def pick(found: Any) -> dict[str, int]:
+            return {str(one["Id"]): int(one.get("SizeRw") or 0) for one in found}
+
+        return await self._json("/containers/json", query, "measuring containers", pick)
 
     async def volume_sizes(self, owner: str) -> dict[str, int]:
         """Volume name → bytes, of every volume of this owner."""
+
+        def pick(found: Any) -> dict[str, int]:
+            ours = [v for v in found["Volumes"] or () if (v.get("Labels") or {}).get(spec.OWNER) == owner]
+            sizes = {str(v["Name"]): int((v.get("UsageData") or {}).get("Size", -1)) for v in ours}
+            return {name: size for name, size in sizes.items() if size >= 0}
+
         # Engines before API 1.42 do not know `type` and look at images and containers too.
-        found = await self._json("/system/df", {"type": "volume"}, "measuring volumes")
-        ours = [v for v in found.get("Volumes") or () if (v.get("Labels") or {}).get(spec.OWNER) == owner]
-        sizes = {str(v["Name"]): int((v.get("UsageData") or {}).get("Size", -1)) for v in ours}
-        return {name: size for name, size in sizes.items() if size >= 0}
+        return await self._json("/system/df", {"type": "volume"}, "measuring volumes", pick)
 
     async def root(self) -> Path:
         """The engine's own directory, on its machine."""
-        info = await self._json("/info", {}, "asking for the engine's directory", self._timeout)
-        return Path(str(info["DockerRootDir"]))
+        doing = "asking for the engine's directory"
+        return await self._json("/info", {}, doing, lambda info: Path(info["DockerRootDir"]))
 
     async def events(self, filters: Mapping[str, Sequence[str]]) -> AsyncIterator[bytes]:
         """The engine's events as they come, in pieces of any length, until the engine ends the stream."""
@@ -155,17 +163,17 @@ class EngineApi:
         query |= {"timestamps": "1"} if timestamps else {}
         return self._get(f"/containers/{container_id}/logs", query, "reading a log", self._timeout)
 
-    async def _json(self, path: str, query: dict[str, str], doing: str, seconds: float = WALK_TIMEOUT) -> Any:
+    async def _json(self, path: str, query: dict[str, str], doing: str, pick: Callable[[Any], T]) -> T:
         body = bytearray()
-        async with self._get(path, query, doing, seconds) as response:
+        async with self._get(path, query, doing, WALK_TIMEOUT) as response:
             async for chunk in response.content.iter_any():
                 body += chunk
                 if len(body) > BODY_MOST:
                     raise EngineError("engine", f"{doing}: the answer is over {BODY_MOST >> 20} MB")
         try:
-            return json.loads(body)
-        except ValueError:
-            raise EngineError("engine", f"{doing}: the answer is not JSON") from None
+            return pick(json.loads(body))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise EngineError("engine", f"{doing}: the engine's answer is not what was expected") from None
 
     @asynccontextmanager
     async def _get(
@@ -220,7 +228,8 @@ class EngineApi:
                 path = self._address.removeprefix("unix://")
                 connector, base = aiohttp.UnixConnector(path, force_close=True), "http://engine"
             else:
-                base = f"http://{urlsplit(self._address).netloc}"
+                parts = urlsplit(self._address)
+                base = f"http://{parts.hostname}:{parts.port or 2375}"
                 connector = aiohttp.TCPConnector(force_close=True)
             self._opened = aiohttp.ClientSession(
                 base, connector=connector, timeout=aiohttp.ClientTimeout(total=None)
