@@ -29,16 +29,17 @@ UNKNOWN_KIND = "error"
 
 _VARIES = re.compile(
     r"""
-    \bidm-[A-Za-z0-9][\w.-]*-\d+\b                                       # a container's name
-  | \b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b     # a UUID
-  | \b(?=[a-f]*\d)[0-9a-f]{12,128}\b                                     # a container's or an image's id
-  | \b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)? # a time
-  | (?<![\w.])(?:\d+(?:\.\d+)?[ ]?(?:ns|us|µs|ms|s|m|sec|secs|seconds?|min|mins|minutes?|h|hours?))+(?![\w])
-  | (?<=\bslot[ ])\d+\b | (?<=\binstance[ ])\d+\b | (?<=\bcontainer[ ])\d+\b
-  | (?<=\bcpu[ ])\d+\b | (?<=\bpid[ ])\d+\b
-  | (?<![\w.])\d{1,3}(?:\.\d{1,3}){3}:\d+(?=->)                          # the node's end of a connection
+    (?<![\w.])(?=[i0-9A-Fa-f])(?:                        # at most words it ends here
+      idm-[A-Za-z0-9][\w.-]*-\d+\b                        # a container's name
+    | [0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b  # a UUID
+    | (?=[A-Fa-f]*\d)[0-9A-Fa-f]{12,128}\b                # a container's or an image's id
+    | \d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?  # a time
+    | (?:\d+(?:\.\d+)?[ ]?(?:[nuµm]?s|m|h|secs?|seconds?|mins?|minutes?|hours?))+(?!\w)  # a span
+    | (?:(?<=slot[ ])|(?<=instance[ ])|(?<=container[ ])|(?<=cpu[ ])|(?<=CPU[ ])|(?<=pid[ ]))\d+\b
+    | \d{1,3}(?:\.\d{1,3}){3}:\d+(?=->)                   # the node's end of a connection
+    )
     """,
-    re.VERBOSE | re.IGNORECASE,
+    re.VERBOSE,
 )
 _WORD = re.compile(r"[\w.-]+")
 _SUBJECT = re.compile(rf"^(?:(?:[\w-]+ )?{GAP}:\s+)+")
@@ -110,9 +111,10 @@ def recent_since(now: float, started: float | None) -> float:
 
 def cause_of(message: str, node_id: str, hostname: str) -> str:
     """The message without names of this node, containers, ids, slots, times and spans."""
-    names = {node_id, hostname}
     text = _VARIES.sub(GAP, " ".join(message.split()))
-    text = _WORD.sub(lambda word: _without_names(word[0], names), text)
+    if node_id in text or hostname in text:
+        names = {node_id, hostname}
+        text = _WORD.sub(lambda word: _without_names(word[0], names), text)
     return _SUBJECT.sub("", text) or text or GAP
 
 

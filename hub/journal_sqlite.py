@@ -235,7 +235,7 @@ def _live_text(live: Live) -> str:
 
 
 def _fields_of(value: Any) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _read_tasks(database: sqlite3.Connection) -> TaskList:

@@ -132,17 +132,22 @@ def operators_api(store: Store, desk: LogDesk) -> Blueprint:
         """All nodes, offline ones too; `?status=` and `?architecture=` select."""
         _check_filters()
         statuses, architectures = request.args.getlist("status"), request.args.getlist("architecture")
-        tasks = await store.tasks()
+        tasks, nodes = await store.tasks(), await store.nodes()
         hide = hiding(tasks)
-        views = [node_view(node, tasks, hide) for node in await store.nodes()]
-        return answer(
-            [
-                view
-                for view in views
-                if (not statuses or view["status"] in statuses)
-                and (not architectures or view["architecture"] in architectures)
-            ]
-        )
+
+        def views() -> Response:
+            shown = (node_view(node, tasks, hide) for node in nodes)
+            return answer(
+                [
+                    view
+                    for view in shown
+                    if (not statuses or view["status"] in statuses)
+                    and (not architectures or view["architecture"] in architectures)
+                ]
+            )
+
+        # Thousands of nodes take their time, and heartbeats must not wait for it.
+        return await asyncio.to_thread(views)
 
     @api.get("/nodes/<node_id>")
     @tag(["nodes"])
@@ -190,7 +195,7 @@ def operators_api(store: Store, desk: LogDesk) -> Blueprint:
         hide = hiding(await store.tasks())
         if brought.error is not None:
             raise NoLog(hide(brought.error))
-        # A megabyte takes its time, and heartbeats must not wait for it.
+        # So does a megabyte.
         text = await asyncio.to_thread(hide, brought.text)
         body = text.encode("utf-8", "replace")  # JSON can carry halves of characters
         return Response(body, headers=LOG_HEADERS, content_type="text/plain; charset=utf-8")

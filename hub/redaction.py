@@ -7,11 +7,10 @@ place; elsewhere only by what they are, and the hub knows that, since all of it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from urllib.parse import unquote
 
-from gridcore.masking import mask_values, url_password
-from gridcore.protocol import TaskDefinition
+from gridcore.masking import SHORTEST_SECRET, mask_text, url_password
+from gridcore.protocol import MASK, TaskDefinition
 from hub.tasklist import TaskList
 
 Hide = Callable[[str], str]
@@ -19,8 +18,18 @@ Hide = Callable[[str], str]
 
 def hiding(tasks: TaskList) -> Hide:
     """What hides the secrets of all tasks in a text; of completed ones, too, since their logs are kept."""
-    secrets = {secret for task in tasks.tasks for secret in secrets_of(task.definition)}
-    return partial(mask_values, secrets=secrets)
+    known = {secret for task in tasks.tasks for secret in secrets_of(task.definition)}
+    # A list of nodes has very many texts, so what is the same for all is done once. The longest first: a
+    # secret may begin with another one.
+    secrets = sorted((secret for secret in known if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)
+
+    def hide(text: str) -> str:
+        for secret in secrets:
+            if secret in text:
+                text = text.replace(secret, MASK)
+        return mask_text(text)
+
+    return hide
 
 
 def secrets_of(definition: TaskDefinition) -> Iterator[str]:
