@@ -26,9 +26,11 @@ from python_on_whales.exceptions import DockerException, NoSuchImage
 from python_on_whales.utils import run
 
 from agent import spec
+from agent.engine_api import EngineApi
 from agent.engine_errors import translate
 from agent.errors import EngineError, EngineTimeout, EngineUnreachable
 from agent.planner import Container
+from agent.run_options import run_options
 from gridcore.platforms import canonical_platform, runs_on
 
 T = TypeVar("T")
@@ -36,8 +38,8 @@ T = TypeVar("T")
 DEADLINE = 60
 """Seconds for every call but a pull."""
 CALLS_AT_ONCE = 4
-LOG_LIMITS = ["max-size=10m", "max-file=2"]
-PIDS_LIMIT = 1024
+NO_QUOTA = ("quota", "size")
+"""Both words stand in what an engine says whose disk cannot bound a volume."""
 
 
 class Engine:
@@ -51,6 +53,7 @@ class Engine:
         pull_timeout: float = 3600,
         deadline: int = DEADLINE,
     ) -> None:
+        self.api = EngineApi()
         self._owner = owner
         self._platform = platform
         self._deadline = deadline
@@ -58,6 +61,7 @@ class Engine:
         self._docker = DockerClient(client_call=_bounded(deadline))
         self._puller = DockerClient(client_call=_bounded(self._pull_timeout))
         self._calls = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._has_quota = True  # until it says that it has none
 
     async def platform(self) -> str:
         """The platform of the engine's images, such as `linux/arm64`; asked once, unless configured."""
@@ -103,10 +107,41 @@ class Engine:
         ids = [c.id for c in containers]
         await self._call(f"sending {signal}", lambda: self._docker.container.kill(ids, signal=signal))
 
+    async def freeze(self, containers: Sequence[Container]) -> None:
+        """Let containers keep everything but the CPU."""
+        ids = [c.id for c in containers]
+        await self._call("freezing containers", lambda: self._docker.container.pause(ids))
+
+    async def thaw(self, containers: Sequence[Container]) -> None:
+        """Let frozen containers go on."""
+        ids = [c.id for c in containers]
+        await self._call("thawing containers", lambda: self._docker.container.unpause(ids))
+
     async def remove(self, containers: Sequence[Container]) -> None:
         """Remove containers that have ended, with their anonymous volumes."""
         ids = [c.id for c in containers]
         await self._call("removing containers", lambda: self._docker.container.remove(ids, volumes=True))
+
+    async def log_tail(self, container_id: str, lines: int, max_bytes: int) -> bytes:
+        """The end of a container's log, both streams."""
+        if self.api.reachable:
+            return await self.api.log_tail(container_id, lines=lines, max_bytes=max_bytes)
+        text = await self._call(
+            "reading a log", lambda: self._docker.container.logs(container_id, tail=min(lines, 400))
+        )
+        return str(text).encode()[-max_bytes:]
+
+    async def remove_image(self, image: str) -> None:
+        """Remove an image's name, and the image with its last name; one in use makes it fail."""
+        await self._call(f"removing {image}", lambda: self._docker.image.remove(image))
+
+    async def scratch(self) -> dict[str, str]:
+        """Our /scratch volumes: name → the task key that each belongs to."""
+        return await self._call("listing volumes", self._list_scratch)
+
+    async def remove_scratch(self, names: Sequence[str]) -> None:
+        """Remove volumes, with what is in them; one in use makes it fail."""
+        await self._call("removing scratch", lambda: self._docker.volume.remove(list(names)))
 
     def _image_platform(self, image: str) -> str | None:
         try:
@@ -137,26 +172,27 @@ class Engine:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.writelines(f"{name}={value}\n" for name, value in slot.env.items())
-            self._docker.container.run(
-                slot.image,
-                slot.command or (),
-                detach=True,
-                name=slot.name,
-                labels=slot.labels(self._owner),
-                env_files=[path],
-                cpuset_cpus=[slot.cpu],
-                memory=f"{slot.memory_mb}m",
-                memory_swap=f"{slot.memory_mb}m",
-                pids_limit=PIDS_LIMIT,
-                init=True,
-                restart="no",
-                log_driver="json-file",
-                log_options=LOG_LIMITS,
-                security_options=["no-new-privileges"],
-                pull="never",
-            )
+            try:
+                self._run(slot, path)
+            except DockerException as error:
+                if not self._has_quota or not all(word in (error.stderr or "") for word in NO_QUOTA):
+                    raise
+                self._has_quota = False
+                self._run(slot, path)
         finally:
             Path(path).unlink(missing_ok=True)
+
+    def _run(self, slot: spec.SlotSpec, env_file: str) -> None:
+        options = run_options(slot, self._owner, env_file, quota=self._has_quota)
+        self._docker.container.run(slot.image, slot.command or (), **options)
+
+    def _list_scratch(self) -> dict[str, str]:
+        # Not the library's list, which inspects each volume for its labels.
+        columns = '{{.Name}} {{.Label "' + spec.GENERATION + '"}}'
+        ours = f"label={spec.OWNER}={self._owner}"
+        docker = self._docker.client_config.docker_cmd
+        lines = str(run([*docker, "volume", "ls", "--filter", ours, "--format", columns])).splitlines()
+        return {line.partition(" ")[0]: line.partition(" ")[2] for line in lines}
 
     async def _call(
         self, doing: str, function: Callable[[], T], deadline: int | None = None, *, bounded: bool = True
@@ -220,6 +256,7 @@ async def _on_a_thread(function: Callable[[], T]) -> T:
 def _frozen(result: Any) -> Container:
     """One small plain value of a ContainerInspectResult, before anything else looks at it."""
     labels = result.config.labels or {}
+    mounts = {mount.destination: mount.name for mount in result.mounts or [] if mount.type == "volume"}
     state = result.state
     cpus = result.host_config.cpuset_cpus
     return Container(
@@ -238,6 +275,12 @@ def _frozen(result: Any) -> Container:
         stop_timeout=_float(labels.get(spec.STOP_TIMEOUT), 30.0),
         started=_seconds(state.started_at),
         finished=_seconds(state.finished_at),
+        image=result.config.image or "",
+        scratch=mounts.get(spec.SCRATCH_PATH),
+        secrets=spec.secrets_in(
+            dict(line.split("=", 1) for line in result.config.env or [] if "=" in line),
+            (labels.get(spec.SECRET_ENV) or "").split(","),
+        ),
     )
 
 

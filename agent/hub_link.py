@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,15 @@ from agent.slots import doubled, jittered
 from gridcore import __version__
 from gridcore.client import HubClient
 from gridcore.errors import ConfigError, HubError, HubRejectedToken
-from gridcore.protocol import HeartbeatRequest, RegisterRequest, TaskConfig
+from gridcore.protocol import (
+    MAX_WARNINGS,
+    HeartbeatAnswer,
+    HeartbeatRequest,
+    LogOrder,
+    LogsMessage,
+    RegisterRequest,
+    TaskConfig,
+)
 
 log = structlog.get_logger()
 
@@ -70,6 +78,8 @@ class HubLink:
         *,
         on_wanted: Callable[[spec.Wanted], None],
         on_stop: Callable[[], None],
+        on_prefetch: Callable[[str | None], None] = lambda _image: None,
+        read_log: Callable[[LogOrder], Awaitable[tuple[str, str | None]]] | None = None,
     ) -> None:
         self._client = client
         self._settings = settings
@@ -79,6 +89,9 @@ class HubLink:
         self._board = board
         self._on_wanted = on_wanted
         self._on_stop = on_stop
+        self._on_prefetch = on_prefetch
+        self._read_log = read_log
+        self._errands: set[asyncio.Task[None]] = set()
         self._random = Random()  # noqa: S311 # jitter, not a secret
         self.node_id = settings.node_id
         self._registered = asyncio.Event()
@@ -92,6 +105,7 @@ class HubLink:
         self._task_invalid: str | None = None
         self._interval = settings.heartbeat_interval
         self._away: str | None = None
+        self._away_since = 0.0
         self._registered_at = 0.0
         if identity.platform is not None:
             self._platform_known.set()
@@ -187,6 +201,7 @@ class HubLink:
                 agent_version=__version__,
                 labels=self._settings.labels,
                 machine=identity.machine,
+                gpu_count=self._facts.gpus,
             )
         )
         if identity != self._identity:
@@ -232,8 +247,10 @@ class HubLink:
                     task=report.task,
                     generation=report.generation,
                     reason=clip(report.reason) if report.reason else None,
-                    containers=list(report.containers),
+                    containers=report.containers(time.time()),
                     errors=errors,
+                    warnings=[clip(warning) for warning in report.warnings][:MAX_WARNINGS],
+                    paused=report.paused,
                 )
             )
         except HubError:
@@ -241,6 +258,7 @@ class HubLink:
             raise
         self._found()
         self._interval = answer.heartbeat_interval or self._settings.heartbeat_interval
+        self._run_errands(answer)
         if answer.stop_requested and not self._told_to_stop:
             log.info("the hub asks this node to stop")
             self._told_to_stop = True
@@ -252,6 +270,36 @@ class HubLink:
         elif answer.known and answer.drain != self._draining:
             self._draining = answer.drain
             self._apply()
+
+    def _run_errands(self, answer: HeartbeatAnswer) -> None:
+        wanted = answer.prefetch
+        if wanted is not None and not spec.is_allowed(wanted, self._settings.allowed_images):
+            wanted = None
+        self._on_prefetch(wanted)
+        for order in answer.logs if self._read_log else ():
+            errand = asyncio.ensure_future(self._bring_log(order))
+            self._errands.add(errand)
+            errand.add_done_callback(self._errands.discard)
+
+    async def _bring_log(self, order: LogOrder) -> None:
+        assert self._read_log is not None  # noqa: S101 # the caller looked
+        assert self.node_id is not None  # noqa: S101 # a heartbeat was answered
+        text, error = await self._read_log(order)
+        message = LogsMessage(
+            node_id=self.node_id, id=order.id, text=text, error=clip(error) if error else None
+        )
+        with suppress(HubError):  # the operator's request ends by itself
+            await self._client.logs(message)
+
+    @property
+    def away(self) -> str | None:
+        """Why the hub does not answer; None while it does."""
+        return self._away
+
+    @property
+    def away_for(self) -> float | None:
+        """Seconds since the hub was last heard; None while it answers."""
+        return None if self._away is None else time.monotonic() - self._away_since
 
     def _apply(self) -> None:
         if self._identity.refusal:
@@ -265,7 +313,8 @@ class HubLink:
         if self._task_invalid:
             return spec.Wanted(reason=f"the hub's task cannot be used: {self._task_invalid}")
         if self._task is None:
-            return spec.Wanted(reason=f"the hub has no current task for {self._identity.platform}")
+            reason = f"the hub has no current task for {self._identity.platform}"
+            return spec.Wanted(reason=reason, is_word=True)
         return spec.want(self._task, self._facts, node_id, self._settings)
 
     async def _until_next_beat(self) -> None:
@@ -291,6 +340,8 @@ class HubLink:
         return jittered(seconds, self._random)
 
     def _lost(self, error: HubError) -> None:
+        if self._away is None:
+            self._away_since = time.monotonic()
         if str(error) != self._away:
             log.warning("hub", error=str(error), meanwhile="what runs keeps running")
         self._away = str(error)

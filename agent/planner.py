@@ -3,9 +3,11 @@
 `plan` compares what is wanted with what the engine listed and answers with actions. It is level-triggered:
 interrupted at any step and asked again, it goes on from what it sees. Rules:
 
-- Unknown desired state (no word from a hub yet) is not zero desired state: nothing is touched.
-- A container that fits its slot and runs stays. Every other one of ours gets SIGTERM once, SIGKILL when its
-  time is over, and is removed when it has ended.
+- Unknown desired state (no word from a hub yet) is not zero desired state: nothing is started or ended.
+- A container that fits its slot and runs stays, frozen where the owner says so. Every other one of ours gets
+  SIGTERM once, SIGKILL when its time is over, and is removed when it has ended. One that is frozen hears
+  nothing: it is thawed first.
+- Frozen means that nothing is started or fetched either.
 - The image is fetched at once, while the old task's containers still end.
 - A slot starts only when its image is here, no container holds its name, instance or CPU, and it does not
   wait after a failure.
@@ -40,6 +42,11 @@ class Container:
     stop_timeout: float = 30.0
     started: float = 0.0
     finished: float = 0.0
+    image: str = ""
+    scratch: str | None = None
+    """Its volume at /scratch."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """The values of its task's own variables, and passwords in its URLs."""
 
     @property
     def ended(self) -> bool:
@@ -73,6 +80,20 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Freeze:
+    """Freeze containers that stay."""
+
+    containers: tuple[Container, ...]
+
+
+@dataclass(frozen=True)
+class Thaw:
+    """Let frozen containers go on."""
+
+    containers: tuple[Container, ...]
+
+
+@dataclass(frozen=True)
 class Terminate:
     """SIGTERM; each container then has its own time until SIGKILL."""
 
@@ -93,7 +114,7 @@ class Remove:
     containers: tuple[Container, ...]
 
 
-Action = Fetch | Start | Terminate | Kill | Remove
+Action = Fetch | Start | Freeze | Thaw | Terminate | Kill | Remove
 
 
 @dataclass(frozen=True)
@@ -111,24 +132,34 @@ class State:
     busy_instances: Set[int] = frozenset()
     """Slots whose start is under way."""
     image: Image | None = None
+    frozen: bool = False
+    """The owner lets containers stay, but not run."""
+    condemned: Set[str] = frozenset()
+    """Ids of containers that broke a limit: they must go, whatever fits."""
 
 
 def plan(state: State) -> list[Action]:
     """The next steps, none of which waits for another of them."""
+    free = [c for c in state.containers if c.id not in state.busy_containers and c.status != "removing"]
     if state.wanted is None:
-        return []
+        return _freezes(state, free)
     kept = keepers(state)
-    unwanted = [c for c in state.containers if c.id not in kept and c.id not in state.busy_containers]
+    unwanted = [c for c in free if c.id not in kept]
     # What a start under way has created already is not a failed start.
     ended = [c for c in unwanted if c.ended and not _being_started(c, state)]
-    live = [c for c in unwanted if not c.ended]
+    live = [c for c in unwanted if not c.ended and c.status != "paused"]
     actions: list[Action] = []
     if ended:
         actions.append(Remove(tuple(ended)))
+    actions += _freezes(state, [c for c in free if c.id in kept])
+    if deaf := [c for c in unwanted if c.status == "paused"]:
+        actions.append(Thaw(tuple(deaf)))
     if fresh := [c for c in live if c.id not in state.deadlines]:
         actions.append(Terminate(tuple(fresh)))
     if late := [c for c in live if state.deadlines.get(c.id, state.now + 1) <= state.now]:
         actions.append(Kill(tuple(late)))
+    if state.frozen:
+        return actions
     return [*actions, *_fetches(state), *_starts(state, kept)]
 
 
@@ -139,8 +170,8 @@ def keepers(state: State) -> dict[str, int]:
         return kept
     open_slots = {slot.digest: slot.instance for slot in state.wanted.slots}
     for container in sorted(state.containers, key=lambda c: (c.started, c.id)):
-        fits = container.status == "running" and container.id not in state.deadlines
-        if fits and container.spec in open_slots:
+        stays = container.status in ("running", "paused") and container.id not in state.deadlines
+        if stays and container.id not in state.condemned and container.spec in open_slots:
             kept[container.id] = open_slots.pop(container.spec)
     return kept
 
@@ -161,6 +192,15 @@ def idle_instances(state: State) -> list[int]:
         return []
     taken = set(keepers(state).values()) | set(state.busy_instances)
     return [slot.instance for slot in state.wanted.slots if slot.instance not in taken]
+
+
+def _freezes(state: State, staying: Iterable[Container]) -> list[Action]:
+    """What brings the containers that stay to a halt, or back."""
+    if state.frozen:
+        running = tuple(c for c in staying if c.status == "running")
+        return [Freeze(running)] if running else []
+    paused = tuple(c for c in staying if c.status == "paused")
+    return [Thaw(paused)] if paused else []
 
 
 def _being_started(container: Container, state: State) -> bool:

@@ -3,37 +3,88 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.errors import EngineError
 from agent.planner import State, idle_instances, keepers
+from agent.runs import Run
 from agent.slots import SlotMemory
+from gridcore.masking import mask_values
 from gridcore.protocol import (
     MAX_ERROR_BYTES,
     MAX_ERRORS,
     ContainerReport,
+    ExitReport,
     NodeErrorReport,
     NodeRuntimeStatus,
 )
 
 
 @dataclass(frozen=True)
+class SlotReport:
+    """One slot; times in seconds since the epoch, so that nothing changes by time alone."""
+
+    instance: int
+    cpu: int | None
+    state: str
+    restarts: int = 0
+    started: float | None = None
+    last: Run | None = None
+
+    def wire(self, now: float) -> ContainerReport:
+        """As a heartbeat carries it at `now`."""
+        last = self.last
+        return ContainerReport(
+            instance=self.instance,
+            cpu=self.cpu,
+            state=self.state,
+            restarts=self.restarts,
+            age=max(0.0, now - self.started) if self.started else None,
+            last_exit=last
+            and ExitReport(
+                kind=last.kind,
+                exit_code=last.exit_code,
+                message=clip(last.message) if last.message else None,
+                ago=max(0.0, now - last.ended),
+                ran=max(0.0, last.ended - last.started),
+            ),
+        )
+
+
+@dataclass(frozen=True)
 class Report:
-    """One moment of the node, as a heartbeat carries it."""
+    """One moment of the node."""
 
     status: NodeRuntimeStatus = "Idle"
     active_containers: int = 0
     task: str | None = None
     generation: str | None = None
     reason: str | None = None
-    containers: tuple[ContainerReport, ...] = ()
+    slots: tuple[SlotReport, ...] = ()
+    warnings: tuple[str, ...] = ()
+    paused: bool = False
+
+    def containers(self, now: float) -> list[ContainerReport]:
+        """The slots as a heartbeat carries them; `now` in seconds since the epoch."""
+        return [slot.wire(now) for slot in self.slots]
 
     def sentence(self) -> str:
         """The report in one line, for `systemctl status`."""
         what = f"{self.active_containers} containers of {self.task}" if self.task else "no task"
         return f"{self.status}: {what}" + (f" ({self.reason})" if self.reason else "")
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """One error as the node's own status shows it; `at` is on the monotonic clock."""
+
+    at: float
+    kind: str
+    message: str
+    instance: int | None
 
 
 class Board:
@@ -42,6 +93,9 @@ class Board:
     def __init__(self) -> None:
         self.report = Report()
         self.news = asyncio.Event()
+        self.secrets: tuple[str, ...] = ()
+        """Values that no message may show."""
+        self.recent: deque[Trouble] = deque(maxlen=MAX_ERRORS)
         self._errors: deque[NodeErrorReport] = deque(maxlen=MAX_ERRORS)
 
     def show(self, report: Report) -> bool:
@@ -54,8 +108,9 @@ class Board:
 
     def error(self, kind: str, message: str, instance: int | None = None) -> None:
         """Note one error for the next heartbeat; the oldest go when there are too many."""
-        message = clip(message)
+        message = clip(mask_values(message, self.secrets))
         self._errors.append(NodeErrorReport(instance=instance, kind=kind, message=message))
+        self.recent.append(Trouble(time.monotonic(), kind, message, instance))
         self.news.set()
 
     def take_errors(self) -> list[NodeErrorReport]:
@@ -70,27 +125,43 @@ class Board:
         self._errors.extendleft(reversed(taken[-room:] if room else []))
 
 
-def report_of(state: State, engine_error: EngineError | None) -> Report:
-    """The node as its containers, histories and troubles show it. Pure."""
+def report_of(
+    state: State,
+    engine_error: EngineError | None,
+    *,
+    held: str | None = None,
+    paused: bool = False,
+    warnings: tuple[str, ...] = (),
+    last: Callable[[int], Run | None] = lambda _instance: None,
+) -> Report:
+    """The node as its containers, histories and troubles show it. Pure but for `last`, a slot's last run.
+
+    `held` says why containers are frozen.
+    """
     wanted = state.wanted
     kept = keepers(state)
     live = [c for c in state.containers if not c.ended]
-    leaving = next((c for c in live if c.id not in kept), None)
-    reason = wanted.reason if wanted else "waiting for the hub's first word"
+    active = [c for c in live if c.status != "paused"]
+    leaving = next((c for c in live if wanted is not None and c.id not in kept), None)
+    reason = held or (wanted.reason if wanted else "waiting for the hub's first word")
     trouble = str(engine_error) if engine_error else _trouble(state)
     image = state.image
     if reason is None and image is not None and image.state == "fetching" and idle_instances(state):
         reason = f"fetching {image.name}"
-    status: NodeRuntimeStatus = "Error" if trouble else "Running" if live else "Idle"
+    status: NodeRuntimeStatus = "Error" if trouble else "Running" if active else "Idle"
     # While the old task's containers end, that is what the node still runs.
     shown = leaving or wanted
+    if wanted is not None and wanted.warning:
+        warnings = (*warnings, wanted.warning)
     return Report(
         status=status,
-        active_containers=len(live),
+        active_containers=len(active),
         task=shown.task if shown else None,
         generation=shown.generation if shown else None,
         reason=trouble or reason,
-        containers=tuple(_slots(state, kept)),
+        slots=tuple(sorted(_slots(state, kept, last), key=lambda slot: slot.instance)),
+        warnings=warnings,
+        paused=paused,
     )
 
 
@@ -103,13 +174,22 @@ def _trouble(state: State) -> str | None:
     return next((e for e in errors if e), state.image.error if state.image else None)
 
 
-def _slots(state: State, kept: Mapping[str, int]) -> Iterator[ContainerReport]:
-    for c in sorted(state.containers, key=lambda c: (c.instance or 0, c.id)):
+def _slots(state: State, kept: Mapping[str, int], last: Callable[[int], Run | None]) -> Iterator[SlotReport]:
+    """Every container, and every wanted slot that has none."""
+    seen: set[int] = set()
+    for c in sorted(state.containers, key=lambda c: c.id):
         if c.instance is None:
             continue
-        shown = c.status if c.id in kept or c.ended else "stopping"
+        seen.add(c.instance)
+        stays = state.wanted is None or c.id in kept or c.ended
         restarts = state.memory.get(c.instance, SlotMemory()).restarts
-        yield ContainerReport(instance=c.instance, cpu=c.cpu, state=shown, restarts=restarts)
+        shown = c.status if stays else "stopping"
+        yield SlotReport(c.instance, c.cpu, shown, restarts, c.started or None, last(c.instance))
+    for slot in state.wanted.slots if state.wanted else ():
+        if slot.instance not in seen:
+            shown = "starting" if slot.instance in state.busy_instances else "waiting"
+            restarts = state.memory.get(slot.instance, SlotMemory()).restarts
+            yield SlotReport(slot.instance, slot.cpu, shown, restarts, None, last(slot.instance))
 
 
 def clip(text: str) -> str:

@@ -11,21 +11,32 @@ import asyncio
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import structlog
 
-from agent import machine
+from agent import container_logs, machine
+from agent.accounts import Accounts
+from agent.control import Control
+from agent.disk import DiskWatch
 from agent.engine import Engine
 from agent.engine_events import listen
 from agent.errors import EngineError
 from agent.hub_link import HubLink, Identity
+from agent.image_cleanup import PulledImages
+from agent.images import Images
 from agent.reconciler import Reconciler
 from agent.report import Board
+from agent.runs import Runs
 from agent.settings import Settings
+from agent.status import status_of
+from agent.terms import Owner
 from gridcore.client import AiohttpTransport, HubClient
 from gridcore.errors import EXIT_HANDOVER, ConfigError
 from gridcore.platforms import architecture_of, platform_of
@@ -67,12 +78,24 @@ class Service:
 
     def __init__(self, settings: Settings, config: Path) -> None:
         self._settings = settings
-        self._facts = machine.facts(config)
+        self._config = config
+        self._state = machine.state_directory(config, settings.state_directory)
+        self._facts = machine.facts(config, settings)
         self._board = Board()
+        self._runs = Runs(self._state / "runs")
         configured = platform_of(settings.architecture) if settings.architecture else None
         self._engine = Engine(self._facts.owner, platform=configured, pull_timeout=settings.pull_timeout)
-        self._reconciler = Reconciler(self._engine, self._board)
-        self._config = config
+        random = Random()  # noqa: S311 # jitter, not a secret
+        self._reconciler = Reconciler(
+            self._engine,
+            self._board,
+            Accounts(self._engine, self._runs, self._board, random),
+            lambda wake: self._make_images(random, wake),
+            self._facts.warnings,
+        )
+        self._owner = Owner(
+            settings, self._state, lambda: len(self._reconciler.running), self._reconciler.set_permit
+        )
         self._signals = 0
         self._stop_asked = False
         self._handing_over = False
@@ -80,17 +103,10 @@ class Service:
     async def run(self) -> int:
         """Run until stopped or handing over: 0 or 75; 1 when containers may be left behind."""
         notify("READY=1")
+        # Before the first look: what the owner forbids must not start even once.
+        self._reconciler.set_permit(self._owner.permit)
         async with AiohttpTransport(self._settings.server_url, self._settings.token) as transport:
-            self._link = HubLink(
-                HubClient(transport),
-                self._settings,
-                self._config,
-                self._facts,
-                self._identity(self._settings.architecture and platform_of(self._settings.architecture)),
-                self._board,
-                on_wanted=self._reconciler.set_wanted,
-                on_stop=lambda: self._stop("told to stop by the hub", give_up=False),
-            )
+            self._link = self._make_link(HubClient(transport))
             self._on_signals()
             try:
                 await self._work()
@@ -98,29 +114,86 @@ class Service:
                 log.error(  # noqa: TRY400 # the text says it all
                     "gave up stopping: containers may be left",
                     error=str(errors.exceptions[0]),
-                    containers=self._reconciler.remaining,
+                    containers=len(self._reconciler.containers),
                 )
                 return_code = 1
             else:
                 return_code = EXIT_HANDOVER if self._handing_over else 0
             if not self._handing_over:
                 await self._link.farewell()
+            await self._engine.api.close()
             log.info("handed over" if self._handing_over else "stopped")
             return return_code
 
     async def _work(self) -> None:
+        disk = DiskWatch(
+            self._engine.api,
+            self._settings,
+            self._facts.owner,
+            lambda: self._reconciler.running,
+            self._reconciler.condemn,
+        )
+        control = Control(
+            self._state,
+            {"status": self._status, "pause": self._owner.pause, "resume": self._owner.resume},
+        )
         async with asyncio.TaskGroup() as group:
             heartbeats = group.create_task(self._link.heartbeats())
             others = [
                 group.create_task(self._link.watch()),
                 group.create_task(self._learn_platform()),
-                group.create_task(listen(self._facts.owner, self._reconciler.wake)),
+                group.create_task(listen(self._facts.owner, self._reconciler.wake, self._engine.api)),
                 group.create_task(self._extend_stopping()),
+                group.create_task(self._owner.run()),
+                group.create_task(control.run()),
+                group.create_task(disk.run()),
+                group.create_task(self._reconciler.images.cleaning()),
             ]
             await self._reconciler.run()
             for task in others:
                 task.cancel()
             await self._link.finish(heartbeats)
+
+    def _make_images(self, random: Random, wake: Callable[[], None]) -> Images:
+        return Images(
+            self._engine,
+            self._board,
+            PulledImages(self._state / "images.json"),
+            random,
+            watermark=self._settings.image_watermark,
+            on_change=wake,
+        )
+
+    def _make_link(self, client: HubClient) -> HubLink:
+        architecture = self._settings.architecture
+        return HubLink(
+            client,
+            self._settings,
+            self._config,
+            self._facts,
+            self._identity(platform_of(architecture) if architecture else None),
+            self._board,
+            on_wanted=self._reconciler.set_wanted,
+            on_stop=lambda: self._stop("told to stop by the hub", give_up=False),
+            on_prefetch=self._reconciler.images.fetch_ahead,
+            read_log=lambda order: container_logs.read(
+                order, self._reconciler.containers, self._engine, self._runs
+            ),
+        )
+
+    def _status(self) -> dict[str, Any]:
+        """What `gridnode status` shows."""
+        now = time.monotonic()
+        return status_of(
+            self._board.report,
+            self._settings,
+            self._owner.permit,
+            node_id=self._link.node_id,
+            away=self._link.away,
+            away_for=self._link.away_for,
+            paused_for=self._owner.paused_for,
+            errors=[(now - e.at, e.kind, e.message, e.instance) for e in self._board.recent],
+        )
 
     def _identity(self, platform: str | None) -> Identity:
         refusal = None

@@ -30,9 +30,19 @@ class SlotMemory:
     """Why it waits, until a container of it is seen running."""
 
 
+def seen_running(memory: SlotMemory) -> SlotMemory:
+    """A container of it runs: it waits for nothing."""
+    return replace(memory, error=None) if memory.error is not None else memory
+
+
 def doubled(first: float, most: float, times: int) -> float:
     """`first` seconds, doubled for every time after the first, at most `most`."""
     return min(most, first * 2.0 ** min(times - 1, 32))
+
+
+def after_interruption(memory: SlotMemory) -> SlotMemory:
+    """A container that went down with the engine: a restart that its slot is not to blame for."""
+    return replace(memory, restarts=memory.restarts + 1)
 
 
 def jittered(seconds: float, random: Random) -> float:
@@ -47,29 +57,18 @@ def after_failure(memory: SlotMemory, error: str, now: float, random: Random) ->
     return replace(memory, failures=failures, quick_exits=0, not_before=now + wait, error=error)
 
 
-def after_exit(
-    memory: SlotMemory, exit_code: int, ran: float, text: str, now: float, random: Random
-) -> SlotMemory:
-    """A container that ended by itself after `ran` seconds; counts the restart that follows."""
+def after_exit(memory: SlotMemory, failure: str | None, ran: float, now: float, random: Random) -> SlotMemory:
+    """A container that ended by itself after `ran` seconds; counts the restart that follows.
+
+    `failure` says what was wrong, None that it ended well.
+    """
     if ran >= HEALTHY:
         memory = replace(memory, failures=0, quick_exits=0)
     memory = replace(memory, restarts=memory.restarts + 1)
-    if exit_code != 0:
-        return after_failure(memory, text, now, random)
+    if failure is not None:
+        return after_failure(memory, failure, now, random)
     if ran >= QUICK:
         return replace(memory, failures=0, quick_exits=0, not_before=now, error=None)
     quick = memory.quick_exits + 1
     wait = doubled(QUICK_FIRST, QUICK_MOST, quick)
     return replace(memory, failures=0, quick_exits=quick, not_before=now + wait, error=None)
-
-
-def describe_exit(exit_code: int, *, oom: bool, memory_mb: int, error: str | None) -> tuple[str, str]:
-    """The kind and the text of an exit that nobody asked for, as the operator reads it."""
-    if oom or exit_code == 137:
-        sure = "out of memory" if oom else "killed, probably out of memory"
-        return "out-of-memory", f"{sure} (limit {memory_mb} MB)"
-    if error:
-        return "failed", f"exit code {exit_code}: {error}"
-    if exit_code > 128:
-        return "failed", f"exit code {exit_code} (killed by signal {exit_code - 128})"
-    return "failed", f"exit code {exit_code}"

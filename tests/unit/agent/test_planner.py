@@ -1,15 +1,23 @@
-"""The planner against a simulated engine: whatever happens, it converges and keeps its rules."""
+"""What the agent does next, case by case; tests/unit/agent/test_planner_machine.py has all of them mixed."""
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-
-from agent.planner import Container, Fetch, Image, Kill, Remove, Start, State, Terminate, next_deadline, plan
+from agent.planner import (
+    Container,
+    Fetch,
+    Freeze,
+    Image,
+    Kill,
+    Remove,
+    Start,
+    State,
+    Terminate,
+    Thaw,
+    next_deadline,
+    plan,
+)
 from agent.settings import Settings
 from agent.slots import SlotMemory
 from agent.spec import NodeFacts, SlotSpec, Wanted, want
@@ -20,11 +28,11 @@ NODE = NodeFacts(CPUS, 8192, "owner")
 SETTINGS = Settings(server_url="http://hub:1", token="t")
 
 
-def wanted_for(name: str, generation: str = "1-a", **fields: object) -> Wanted:
+def wanted_for(name: str, generation: str = "1-a", cpus: tuple[int, ...] = CPUS, **fields: object) -> Wanted:
     config = TaskConfig.model_validate(
         {"task_name": name, "image": f"{name}:1", "generation": generation, **fields}
     )
-    return want(config, NODE, "node", SETTINGS)
+    return want(config, replace(NODE, cpus=cpus), "node", SETTINGS)
 
 
 def running(slot: SlotSpec, **fields: object) -> Container:
@@ -115,106 +123,41 @@ def test_a_container_under_creation_is_not_a_failed_start() -> None:
     assert plan(State(wanted, (created,), 0.0, image=READY)) == [Remove((created,))]
 
 
-class PlannerMachine(RuleBasedStateMachine):
-    """Containers die, tasks change, the agent restarts, calls get lost; after each, the rules hold."""
-
-    @initialize()
-    def begin(self) -> None:
-        self.ids = itertools.count()
-        self.generations = itertools.count(1)
-        self.now = 0.0
-        self.containers: dict[str, Container] = {}
-        self.wanted: Wanted | None = None
-        self.image: Image | None = None
-        self.deadlines: dict[str, float] = {}
-        self.terminated: dict[str, int] = {}
-
-    def state(self) -> State:
-        return State(
-            self.wanted, tuple(self.containers.values()), self.now, {}, self.deadlines, image=self.image
-        )
-
-    def apply(self, actions: list[object], lose: set[int]) -> None:
-        """Carry actions out as the engine would; those in `lose` did not arrive."""
-        for number, action in enumerate(actions):
-            if number in lose:
-                continue
-            match action:
-                case Fetch(image):
-                    self.image = Image(image, "ready")
-                case Start(slot):
-                    assert slot.name not in {c.name for c in self.containers.values()}
-                    live = [c for c in self.containers.values() if not c.ended]
-                    assert slot.cpu not in {c.cpu for c in live}, "a CPU is double-booked"
-                    assert self.wanted is not None
-                    assert slot in self.wanted.slots, "something unwanted is started"
-                    container = running(slot, id=f"c{next(self.ids)}", started=self.now)
-                    self.containers[container.id] = container
-                case Terminate(containers):
-                    for c in containers:
-                        self.terminated[c.id] = self.terminated.get(c.id, 0) + 1
-                        self.deadlines[c.id] = self.now + 30
-                case Kill(containers):
-                    for c in containers:
-                        self.containers[c.id] = replace(self.containers[c.id], status="exited")
-                case Remove(containers):
-                    for c in containers:
-                        assert self.containers[c.id].ended
-                        del self.containers[c.id]
-                        self.deadlines.pop(c.id, None)
-
-    @rule(name=st.sampled_from(["one", "two"]), parallelism=st.integers(1, 3))
-    def the_task_changes(self, name: str, parallelism: int) -> None:
-        self.wanted = wanted_for(name, f"{next(self.generations)}-x", parallelism=parallelism)
-
-    @rule()
-    def no_task(self) -> None:
-        self.wanted = Wanted(reason="none")
-
-    @rule(lose=st.sets(st.integers(0, 3), max_size=2))
-    def a_tick(self, lose: set[int]) -> None:
-        self.now += 1
-        self.apply(list(plan(self.state())), lose)
-
-    @precondition(lambda self: self.containers)
-    @rule(data=st.data(), status=st.sampled_from(["exited", "dead", "created"]))
-    def a_container_ends(self, data: st.DataObject, status: str) -> None:
-        chosen = data.draw(st.sampled_from(sorted(self.containers)))
-        self.containers[chosen] = replace(self.containers[chosen], status=status)
-
-    @precondition(lambda self: self.containers)
-    @rule(data=st.data())
-    def a_container_is_removed_by_hand(self, data: st.DataObject) -> None:
-        del self.containers[data.draw(st.sampled_from(sorted(self.containers)))]
-
-    @rule()
-    def the_agent_restarts(self) -> None:
-        self.deadlines, self.image, self.wanted = {}, None, None
-        self.terminated = {}
-
-    @rule(seconds=st.integers(1, 60))
-    def time_passes(self, seconds: int) -> None:
-        self.now += seconds
-
-    @invariant()
-    def every_unwanted_container_is_stopped_once(self) -> None:
-        assert all(count == 1 for count in getattr(self, "terminated", {}).values())
-
-    @invariant()
-    def it_converges(self) -> None:
-        if getattr(self, "wanted", None) is None:
-            return
-        saved = (self.now, dict(self.containers), self.image, dict(self.deadlines), dict(self.terminated))
-        for _ in range(8):
-            self.apply(list(plan(self.state())), set())
-            self.now += 31
-        assert plan(self.state()) == []
-        assert self.wanted is not None
-        specs = sorted(c.spec for c in self.containers.values() if c.status == "running")
-        assert specs == sorted(slot.digest for slot in self.wanted.slots)
-        assert len(self.containers) == len(self.wanted.slots)
-        self.now, self.containers, self.image, self.deadlines, self.terminated = saved
+def test_frozen_containers_stay_and_nothing_starts_or_is_fetched() -> None:
+    wanted = wanted_for("one")
+    kept = running(wanted.slots[0])
+    frozen = State(wanted, (kept,), 0.0, image=READY, frozen=True)
+    assert plan(frozen) == [Freeze((kept,))]
+    paused = replace(kept, status="paused")
+    assert plan(replace(frozen, containers=(paused,))) == []
+    assert plan(replace(frozen, containers=(), image=None)) == []
+    resumed = replace(frozen, containers=(paused,), frozen=False)
+    assert plan(resumed) == [Thaw((paused,)), Start(wanted.slots[1]), Start(wanted.slots[2])]
 
 
-TestPlannerMachine = PlannerMachine.TestCase
-TestPlannerMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+def test_a_frozen_container_that_must_go_is_thawed_first_since_it_hears_nothing() -> None:
+    old = running(wanted_for("one").slots[0], status="paused")
+    nothing = State(Wanted(reason="drained"), (old,), 0.0, frozen=True)
+    assert plan(nothing) == [Thaw((old,))]
+    thawed = replace(old, status="running")
+    assert plan(replace(nothing, containers=(thawed,))) == [Terminate((thawed,))]
+
+
+def test_the_owners_freeze_needs_no_word_from_the_hub() -> None:
+    container = running(wanted_for("one").slots[0])
+    paused = replace(container, status="paused")
+    assert plan(State(None, (container,), 0.0, frozen=True)) == [Freeze((container,))]
+    assert plan(State(None, (paused,), 0.0)) == [Thaw((paused,))]
+
+
+def test_a_container_that_broke_a_limit_goes_although_it_fits() -> None:
+    wanted = wanted_for("one", parallelism=1)
+    spewer = running(wanted.slots[0])
+    state = State(wanted, (spewer,), 0.0, image=READY, condemned={spewer.id})
+    assert plan(state) == [Terminate((spewer,))]
+
+
+def test_a_container_that_the_engine_is_removing_is_waited_for() -> None:
+    wanted = wanted_for("one", parallelism=1)
+    going = running(wanted.slots[0], status="removing")
+    assert plan(State(wanted, (going,), 0.0, image=READY)) == []

@@ -27,7 +27,7 @@ def test_running_idle_and_error_as_the_protocol_defines_them() -> None:
 def test_a_container_on_its_way_out_is_what_the_node_still_runs() -> None:
     old = running(wanted_for("one").slots[0])
     report = report_of(State(wanted_for("two", "2-b"), (old,), 0.0), None)
-    assert (report.task, report.containers[0].state) == (old.task, "stopping")
+    assert (report.task, report.slots[0].state) == (old.task, "stopping")
 
 
 def test_errors_wait_for_a_heartbeat_and_survive_one_that_failed() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-import pytest
-
-from agent.slots import SlotMemory, after_exit, after_failure, describe_exit
+from agent.slots import SlotMemory, after_exit, after_failure, after_interruption, seen_running
 
 
 class Highest(Random):
@@ -19,7 +17,7 @@ class Highest(Random):
 def waits(count: int, exit_code: int, ran: float) -> list[float]:
     memory, result = SlotMemory(), []
     for _ in range(count):
-        memory = after_exit(memory, exit_code, ran, "text", 100.0, Highest())
+        memory = after_exit(memory, "text" if exit_code else None, ran, 100.0, Highest())
         result.append(memory.not_before - 100.0)
     return result
 
@@ -45,24 +43,16 @@ def test_a_good_end_after_five_seconds_starts_again_at_once() -> None:
 
 def test_a_minute_of_running_wipes_the_slate() -> None:
     memory = SlotMemory(failures=8)
-    assert after_exit(memory, 1, 61.0, "x", 0.0, Highest()).not_before == 1.0
-    assert after_exit(memory, 1, 59.0, "x", 0.0, Highest()).not_before == 256.0
+    assert after_exit(memory, "x", 61.0, 0.0, Highest()).not_before == 1.0
+    assert after_exit(memory, "x", 59.0, 0.0, Highest()).not_before == 256.0
 
 
 def test_restarts_are_counted_and_errors_kept_until_it_runs() -> None:
-    memory = after_exit(SlotMemory(), 3, 1.0, "exit code 3", 0.0, Highest())
+    memory = after_exit(SlotMemory(), "exit code 3", 1.0, 0.0, Highest())
     assert (memory.restarts, memory.error) == (1, "exit code 3")
-    assert after_exit(memory, 0, 9.0, "", 0.0, Highest()).error is None
+    assert after_exit(memory, None, 9.0, 0.0, Highest()).error is None
+    assert seen_running(memory).error is None
 
 
-@pytest.mark.parametrize(
-    ("code", "oom", "kind", "text"),
-    [
-        (137, True, "out-of-memory", "out of memory (limit 64 MB)"),
-        (137, False, "out-of-memory", "killed, probably out of memory (limit 64 MB)"),
-        (139, False, "failed", "exit code 139 (killed by signal 11)"),
-        (3, False, "failed", "exit code 3"),
-    ],
-)
-def test_exits_are_told_apart(code: int, oom: bool, kind: str, text: str) -> None:
-    assert describe_exit(code, oom=oom, memory_mb=64, error=None) == (kind, text)
+def test_going_down_with_the_engine_is_a_restart_without_a_wait() -> None:
+    assert after_interruption(SlotMemory()) == SlotMemory(restarts=1)

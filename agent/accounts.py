@@ -1,0 +1,164 @@
+"""What is known of the containers that ended: each slot's history, and a record of its last runs.
+
+A container is settled once, before it is removed: its log's end is kept, its exit is told in the operator's
+words, and its slot learns how long to wait before the next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Set
+from random import Random
+
+import structlog
+
+from agent.engine import Engine
+from agent.errors import EngineError
+from agent.exits import Circumstances, Exit, classify
+from agent.planner import Container
+from agent.report import Board
+from agent.runs import Run, Runs
+from agent.slots import SlotMemory, after_exit, after_failure, after_interruption, seen_running
+from agent.spec import SCRATCH_PATH, SlotSpec, Wanted
+from gridcore.masking import mask_values
+
+log = structlog.get_logger()
+
+LOG_LINES = 2000
+QUIET = ("finished", "stopped", "killed")
+"""Exits that are no news to the operator, or (killed) have been told when they happened."""
+
+
+class Accounts:
+    """`memory` is each slot's history within the task; `condemned` the containers that broke a limit."""
+
+    def __init__(self, engine: Engine, runs: Runs, board: Board, random: Random) -> None:
+        self._engine = engine
+        self._runs = runs
+        self._board = board
+        self._random = random
+        self._settled: set[str] = set()
+        self._killed: set[str] = set()
+        self._interrupted: set[str] = set()
+        self.memory: dict[int, SlotMemory] = {}
+        self.condemned: dict[str, str] = {}
+
+    def last(self, instance: int) -> Run | None:
+        """A slot's last run."""
+        return self._runs.last(instance)
+
+    def begin_task(self) -> None:
+        """Another task's histories say nothing about this one."""
+        self.memory.clear()
+
+    def condemn(self, container_id: str, why: str) -> None:
+        """This container broke a limit and has to go."""
+        self.condemned.setdefault(container_id, why)
+
+    def filled_scratch(self, container_id: str) -> bool:
+        """Whether it has to go because of what is in its /scratch."""
+        return SCRATCH_PATH in self.condemned.get(container_id, "").split("holds")[0]
+
+    def killed(self, containers: Iterable[Container]) -> None:
+        """These did not stop in their time."""
+        for c in containers:
+            self._killed.add(c.id)
+            self._board.error("killed", f"{c.name} did not stop within {c.stop_timeout:g} s", c.instance)
+
+    def interrupted(self, containers: Iterable[Container]) -> None:
+        """These ended while the engine was away, or before this agent came."""
+        self._interrupted |= {c.id for c in containers if c.ended}
+
+    def forget_gone(self, present: Set[str]) -> None:
+        """Only containers that are still there matter."""
+        self._settled &= present
+        self._killed &= present
+        self._interrupted &= present
+        self.condemned = {i: why for i, why in self.condemned.items() if i in present}
+
+    def seen_running(self, instances: Iterable[int]) -> None:
+        """A slot whose container runs has no trouble any more."""
+        for instance in instances:
+            if (memory := self.memory.get(instance)) is not None:
+                self.memory[instance] = seen_running(memory)
+
+    def start_failed(self, slot: SlotSpec, kind: str, text: str) -> None:
+        """A slot's container could not be started."""
+        memory = self.memory.get(slot.instance, SlotMemory())
+        self.memory[slot.instance] = after_failure(memory, text, time.monotonic(), self._random)
+        self._board.error(kind, text, slot.instance)
+        log.warning("start failed", instance=slot.instance, error=text)
+        now = time.time()
+        run = Run(
+            instance=slot.instance,
+            task=slot.task,
+            generation=slot.generation,
+            container=slot.name,
+            image=slot.image,
+            started=now,
+            ended=now,
+            exit_code=None,
+            kind=kind,
+            message=mask_values(text, slot.secrets),
+        )
+        self._runs.keep(run, b"")
+
+    async def settle(self, container: Container, wanted: Wanted | None, *, asked: bool) -> None:
+        """Keep what is to be known of a container that has ended; the second time does nothing."""
+        if container.id in self._settled or container.status == "created":
+            return  # a start that failed has been told already
+        self._settled.add(container.id)
+        known = Circumstances(
+            asked=asked,
+            killed=container.id in self._killed,
+            condemned=self.condemned.get(container.id),
+            interrupted=container.id in self._interrupted,
+        )
+        tail = await self._log_tail(container)
+        end = classify(container, tail, known)
+        ran = max(0.0, container.finished - container.started)
+        if container.instance is not None:
+            self._keep(container, container.instance, end, tail)
+            mine = wanted is not None and container.spec in {slot.digest for slot in wanted.slots}
+            if mine and (not asked or known.condemned):
+                self._remember(container.instance, end, ran)
+        log.info(
+            "ended",
+            container=container.name,
+            how=end.kind,
+            exit_code=container.exit_code,
+            seconds=round(ran, 1),
+        )
+        if end.kind not in QUIET:
+            self._board.error(end.kind, f"{container.name}: {end.text}", container.instance)
+
+    def _remember(self, instance: int, end: Exit, ran: float) -> None:
+        memory = self.memory.get(instance, SlotMemory())
+        if end.kind == "interrupted":
+            self.memory[instance] = after_interruption(memory)
+        else:
+            failure = end.text if end.is_failure else None
+            self.memory[instance] = after_exit(memory, failure, ran, time.monotonic(), self._random)
+
+    def _keep(self, container: Container, instance: int, end: Exit, tail: bytes) -> None:
+        run = Run(
+            instance=instance,
+            task=container.task,
+            generation=container.generation,
+            container=container.name,
+            image=container.image,
+            started=container.started,
+            ended=container.finished,
+            exit_code=container.exit_code,
+            kind=end.kind,
+            message=mask_values(end.text, container.secrets),
+        )
+        text = mask_values(tail.decode(errors="replace"), container.secrets)
+        self._runs.keep(run, text.encode())
+
+    async def _log_tail(self, container: Container) -> bytes:
+        try:
+            return await self._engine.log_tail(container.id, LOG_LINES, Runs.LOG_BYTES)
+        except EngineError as error:
+            log.debug("no log", container=container.name, error=str(error))
+            return b""

@@ -1,0 +1,142 @@
+"""The images that this node needs: fetched once a node, later again after failures, and at last cleaned up.
+
+A failure that asking again will not mend (no such image, no permission, wrong platform) waits longer than
+one that passes; another task interrupts either wait at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from random import Random
+
+import structlog
+
+from agent.engine import Engine
+from agent.errors import EngineError
+from agent.image_cleanup import PulledImages, clean, used_percent
+from agent.planner import Image
+from agent.report import Board
+from agent.slots import doubled, jittered
+
+log = structlog.get_logger()
+
+PASSING_FIRST, PASSING_MOST = 5.0, 300.0
+PERMANENT_FIRST, PERMANENT_MOST = 15.0, 600.0
+CLEAN_EVERY = 600.0
+
+
+class Images:
+    """`current` is what the planner sees of the wanted image; `on_change` is called when that changes."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        board: Board,
+        book: PulledImages,
+        random: Random,
+        *,
+        watermark: float | None,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._board = board
+        self._book = book
+        self._random = random
+        self._watermark = watermark
+        self._on_change = on_change
+        self._pulls: set[asyncio.Task[None]] = set()
+        self._ahead: Image | None = None
+        self.current: Image | None = None
+
+    def forget(self) -> None:
+        """Another task: what was known of the last one's image says nothing about this one's."""
+        self.current = None
+
+    def fetch(self, name: str, *, always: bool) -> None:
+        """See that an image is here; `always`: ask its registry even if it is."""
+        failures = self.current.failures if self.current and self.current.name == name else 0
+        self.current = Image(name, "fetching", failures)
+        self._spawn(self._fetch_current(self.current, always=always))
+
+    def fetch_ahead(self, name: str | None) -> None:
+        """An image that will be needed soon, while there is nothing better to do."""
+        now = time.monotonic()
+        if name is None or (self.current is not None and self.current.state == "fetching") or self._pulls:
+            return
+        known = self._ahead if self._ahead is not None and self._ahead.name == name else Image(name)
+        if known.state == "ready" or known.not_before > now:
+            return
+        self._ahead = Image(name, "fetching", known.failures)
+        self._spawn(self._fetch_ahead(self._ahead))
+
+    async def cleaning(self) -> None:
+        """Keep the disk under the watermark, for ever, if the owner wants that."""
+        while self._watermark is not None:
+            await self._clean(self._watermark)
+            await asyncio.sleep(CLEAN_EVERY)
+
+    def abandon(self) -> None:
+        """Wait for no pull: it may take an hour, and the engine keeps the layers that are done."""
+        for pull in self._pulls:
+            pull.cancel()
+
+    async def _clean(self, watermark: float) -> None:
+        needed = {image.name for image in (self.current, self._ahead) if image is not None}
+        with suppress(EngineError):  # the reconciler tells of the trouble
+            root = await self._engine.api.root()
+            remove = self._engine.remove_image
+            removed = await clean(self._book, needed, lambda: used_percent(root), watermark, remove)
+            if removed:
+                log.info("images removed to free disk space", images=removed)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._pulls.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._pulls.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a pull failed unexpectedly", error=repr(error))
+            self._board.error("internal", repr(error))
+        self._on_change()
+
+    async def _fetch_current(self, image: Image, *, always: bool) -> None:
+        done = await self._fetched(image, always=always)
+        if self.current is image:  # or another task has come meanwhile, with an image of its own
+            self.current = done
+
+    async def _fetch_ahead(self, image: Image) -> None:
+        self._ahead = await self._fetched(image, always=False)
+
+    async def _fetched(self, image: Image, *, always: bool) -> Image:
+        """The image once it is here, or failed with its next time."""
+        try:
+            if always or not await self._engine.has_image(image.name):
+                await self._pull(image.name)
+        except EngineError as error:
+            failures = image.failures + 1
+            first, most = (
+                (PERMANENT_FIRST, PERMANENT_MOST) if error.permanent else (PASSING_FIRST, PASSING_MOST)
+            )
+            wait = jittered(doubled(first, most, failures), self._random)
+            if image in (self.current, self._ahead):
+                self._board.error(error.kind, str(error))
+                log.warning("image", image=image.name, error=str(error), next_try=f"in {wait:.0f} s")
+            if error.kind == "disk-full" and self._watermark is not None:
+                await self._clean(self._watermark)
+            return Image(image.name, "failed", failures, time.monotonic() + wait, str(error))
+        self._book.used(image.name, time.time())
+        return Image(image.name, "ready")
+
+    async def _pull(self, name: str) -> None:
+        ours = not await self._engine.has_image(name)
+        log.info("pulling", image=name)
+        started = time.monotonic()
+        await self._engine.pull(name)
+        log.info("pulled", image=name, seconds=round(time.monotonic() - started, 1))
+        if ours:
+            self._book.pulled(name, time.time())
