@@ -127,4 +127,4 @@ async def _answer(response: Response, send: Send) -> None:
     body = await response.get_data(as_text=False)
     headers = [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

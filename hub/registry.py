@@ -306,10 +306,10 @@ def nudge(node: Node) -> Node:
 
 def deregister(node: Node) -> Node:
     """The node after its last word: its containers are gone."""
-    live = Live(heard=node.live.heard, last_seen=node.live.last_seen, errors=node.live.errors)
+    live = node.live
     return Node(
         _moved(node.record, presence=PRESENCE["deregistered"][node.record.presence]),
-        replace(live, nudged=node.live.nudged),
+        Live(heard=live.heard, last_seen=live.last_seen, errors=live.errors, nudged=live.nudged),
     )
 
 
