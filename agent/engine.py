@@ -172,18 +172,19 @@ class Engine:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.writelines(f"{name}={value}\n" for name, value in slot.env.items())
+            with_quota = self._has_quota
             try:
-                self._run(slot, path)
+                self._run(slot, path, quota=with_quota)
             except DockerException as error:
-                if not self._has_quota or not all(word in (error.stderr or "") for word in NO_QUOTA):
+                if not with_quota or not all(word in (error.stderr or "") for word in NO_QUOTA):
                     raise
                 self._has_quota = False
-                self._run(slot, path)
+                self._run(slot, path, quota=False)
         finally:
             Path(path).unlink(missing_ok=True)
 
-    def _run(self, slot: spec.SlotSpec, env_file: str) -> None:
-        options = run_options(slot, self._owner, env_file, quota=self._has_quota)
+    def _run(self, slot: spec.SlotSpec, env_file: str, *, quota: bool) -> None:
+        options = run_options(slot, self._owner, env_file, quota=quota)
         self._docker.container.run(slot.image, slot.command or (), **options)
 
     def _list_scratch(self) -> dict[str, str]:
