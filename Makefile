@@ -5,13 +5,16 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup machine test test-fast lint format demo demo-down clean
+.PHONY: help setup machine test test-fast lint format demo demo-down chaos clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NODES ?= 2
 ITEMS ?= 1000000
+SEED ?= 7
+MINUTES ?= 10
+FAULTS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
@@ -19,6 +22,7 @@ help:  ## this list
 	@echo "GridCore: many machines compute one thing together, then the next."; echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo; echo "make demo NODES=3 ITEMS=10000    a larger fleet, a smaller job"
+	@echo "make chaos SEED=8 MINUTES=20 FAULTS=engine-hung,hub-slow    other faults in another order"
 
 setup: machine $(VENV)/.ready  ## install what the rest needs (the others do it by themselves)
 
@@ -56,6 +60,9 @@ demo: setup  ## a fleet of real hosts, rolled out by Ansible, computes a million
 
 demo-down: $(VENV)/.ready  ## remove everything that the demo started
 	@$(BIN)/python -m tests.fleet.demo --down
+
+chaos: setup  ## break a fleet of its own in every way, repeatably, and see it recover
+	@$(BIN)/python -m tests.fleet.chaos --seed $(SEED) --minutes $(MINUTES) --nodes $(NODES) --faults "$(FAULTS)"
 
 clean:  ## remove what was built here (not the images that the demo caches)
 	@rm -rf $(VENV) .venv-newest .cache .demo .mypy_cache .ruff_cache .hypothesis dist build

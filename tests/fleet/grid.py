@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,10 +69,10 @@ class Grid:
         self.log = fleet.state / "ansible.log"
 
     @classmethod
-    def start(cls, prefix: str, nodes: int) -> Grid:
-        """Fresh hosts; nothing is installed on them yet."""
+    def start(cls, prefix: str, nodes: int, options: Sequence[str] = ()) -> Grid:
+        """Fresh hosts; nothing is installed on them yet. `options` as for `hosts.up`."""
         names = [f"node{number + 1}" for number in range(nodes)]
-        return cls(hosts.up(prefix, ["control", *names]))
+        return cls(hosts.up(prefix, ["control", *names], options))
 
     def playbook(self, name: str, **variables: object) -> str:
         """Run one of our playbooks as an operator does; its output also goes to the fleet's `ansible.log`."""
@@ -196,14 +196,17 @@ class Grid:
 
     def publish(self, example: str) -> str:
         """Build an example image here and push it to the registry; returns the name for the nodes."""
-        built = images.example_image(example)
+        return self.push(images.example_image(example), example)
+
+    def push(self, built: str, name: str) -> str:
+        """Push an image of this machine's engine to the registry; returns its name for the nodes."""
         # An engine takes plain HTTP from its own loopback without being told; so the registry comes there.
         with self._tunnel() as port:
-            pushed = f"127.0.0.1:{port}/{example}:1"
+            pushed = f"127.0.0.1:{port}/{name}:1"
             docker("tag", built, pushed)
             docker("push", "--quiet", pushed, timeout=300)
             docker("rmi", "--no-prune", pushed)
-        return f"{self.control.address}:{REGISTRY_PORT}/{example}:1"
+        return f"{self.control.address}:{REGISTRY_PORT}/{name}:1"
 
     @contextmanager
     def _tunnel(self) -> Iterator[int]:

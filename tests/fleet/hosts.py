@@ -18,7 +18,7 @@ import sys
 import tarfile
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,8 +147,11 @@ def client_key() -> Path:
     return key
 
 
-def up(prefix: str, names: Iterable[str]) -> Fleet:
-    """Start the hosts, all at once, and wait until every one is ready. A fleet of that prefix is replaced."""
+def up(prefix: str, names: Iterable[str], options: Sequence[str] = ()) -> Fleet:
+    """Start the hosts, all at once, and wait until every one is ready. A fleet of that prefix is replaced.
+
+    `options` go to the outer engine's `docker create`, beside those that every host needs.
+    """
     run([MACHINE], timeout=900)
     image = images.host_image()
     down(prefix)
@@ -161,7 +164,7 @@ def up(prefix: str, names: Iterable[str]) -> Fleet:
     fleet = Fleet(prefix, hosts)
     _write_state(fleet)
     with ThreadPoolExecutor(len(hosts)) as pool:
-        list(pool.map(lambda host: _boot(host, image), hosts.values()))
+        list(pool.map(lambda host: _boot(host, image, options), hosts.values()))
     return fleet
 
 
@@ -200,13 +203,13 @@ def _make_network(prefix: str) -> str:
     raise FleetError("no free network in 10.213.0.0/16; `docker network prune` may help")
 
 
-def _boot(host: Host, image: str) -> None:
+def _boot(host: Host, image: str, options: Sequence[str]) -> None:
     label = f"{LABEL}={host.prefix}"
     docker("volume", "create", "--label", label, host.container)
     docker(
         "create", "--name", host.container, "--hostname", host.container, "--label", label,
         "--network", host.prefix, "--ip", host.address, "--volume", f"{host.container}:/var/lib/docker",
-        *HOST_OPTIONS, image,
+        *HOST_OPTIONS, *options, image,
     )  # fmt: skip
     docker("cp", "-", f"{host.container}:/", stdin=_keys_for(host))
     docker("start", host.container)

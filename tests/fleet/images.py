@@ -24,7 +24,7 @@ SETUP = Path(__file__).with_name("image")
 
 HOST_PACKAGES = (
     "systemd systemd-sysv dbus openssh-server sudo procps iproute2 iptables kmod ca-certificates curl "
-    "docker.io docker-registry python3 python3-venv python3-apt"
+    "docker.io docker-registry python3 python3-venv python3-apt libfaketime e2fsprogs"
 )
 PYTHON_PACKAGES = "python3-minimal python3-redis"
 UNREAD = ["doc", "man", "info", "locale"]

@@ -1,0 +1,71 @@
+"""What was seen of each fault, and the table of it. Pure, but for printing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One injection; `recovered` in seconds after the fault's end, None if not while we waited."""
+
+    fault: str
+    recovered: float | None
+    violations: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Record:
+    """All of a run."""
+
+    seen: list[Seen] = field(default_factory=list)
+    afterwards: list[str] = field(default_factory=list)
+    """Violations that belong to no single fault, such as a wrong result."""
+
+    @property
+    def violations(self) -> int:
+        """How many invariants were violated in all."""
+        return sum(len(one.violations) for one in self.seen) + len(self.afterwards)
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Fault, times, recovered within (min / median / max s), violations."""
+        return [
+            (
+                name,
+                str(len(runs)),
+                spread(one.recovered for one in runs),
+                str(sum(len(r.violations) for r in runs)),
+            )
+            for name, runs in sorted(self._by_fault().items())
+        ]
+
+    def table(self) -> Table:
+        """For a person."""
+        table = Table(title="After each fault, until everything held again")
+        table.add_column("fault", no_wrap=True)
+        table.add_column("times", justify="right")
+        table.add_column("recovered within: min / median / max s", justify="right", no_wrap=True)
+        table.add_column("violations", justify="right")
+        for row in self.rows():
+            table.add_row(*row, style="red" if row[-1] != "0" else "")
+        return table
+
+    def _by_fault(self) -> dict[str, list[Seen]]:
+        groups: dict[str, list[Seen]] = {}
+        for one in self.seen:
+            groups.setdefault(one.fault, []).append(one)
+        return groups
+
+
+def spread(times: Iterable[float | None]) -> str:
+    """`min / median / max`, and how many never came."""
+    all_times: Sequence[float | None] = list(times)
+    known = [time for time in all_times if time is not None]
+    never = len(all_times) - len(known)
+    shown = f"{min(known):.1f} / {median(known):.1f} / {max(known):.1f}" if known else "-"
+    return f"{shown} ({never} never)" if never else shown

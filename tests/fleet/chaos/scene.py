@@ -1,0 +1,134 @@
+"""One injection while it happens: where, how hard, and what the fault's author says may change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.fleet.chaos import look
+from tests.fleet.chaos.ground import Ground
+from tests.fleet.chaos.schedule import Injection, Seconds
+from tests.fleet.engine import FleetError
+from tests.fleet.grid import wait_until
+from tests.fleet.hosts import Host
+
+UNIT = "gridnode"
+SEEN_WITHIN = 15.0
+"""Seconds until the hub must say why a slot does not compute."""
+
+
+@dataclass
+class Scene:
+    """What a fault's code works with."""
+
+    ground: Ground
+    injection: Injection
+    before: dict[str, look.Sight]
+    hurt: set[str] = field(default_factory=set)
+    """Containers that the fault hits: they may end. All others must stay as they are."""
+    wrong: list[str] = field(default_factory=list)
+    """What was not as it should be while the fault lasted."""
+    notes: list[str] = field(default_factory=list)
+    aftermath: list[Callable[[], object]] = field(default_factory=list)
+    """What puts the host in order once everything was looked at."""
+
+    @property
+    def host(self) -> Host:
+        """The host that the fault hits."""
+        return self.ground.nodes[self.injection.host]
+
+    @property
+    def seconds(self) -> float:
+        """How long the fault lasts."""
+        return self.injection.seconds
+
+    @property
+    def mine(self) -> list[look.Box]:
+        """Our containers on that host, as they were before, in order of their names."""
+        return sorted(self.before[self.host.name].ours.values(), key=lambda box: box.name)
+
+    def chosen(self) -> list[look.Box]:
+        """Some of them, at least one."""
+        return self.mine[: 1 + int(self.injection.fraction * len(self.mine))]
+
+    def last(self) -> None:
+        """Let the fault last."""
+        time.sleep(self.seconds)
+
+    def hurt_all(self, boxes: list[look.Box]) -> None:
+        """These may end."""
+        self.hurt |= {box.id for box in boxes}
+
+    def hurt_everywhere(self) -> None:
+        """The whole fleet's may: the task changes."""
+        self.hurt_all([box for seen in self.before.values() for box in seen.ours.values()])
+
+    def shell(self, script: str, timeout: float = 60) -> str:
+        """Run a bash script on the host; its environment has no secrets, so it may be logged."""
+        return self.host.ssh("bash -s", stdin=f"set -eu\n{script}".encode(), timeout=timeout)
+
+    def agent_pid(self) -> str:
+        """The agent's main process; 0 while there is none."""
+        return self.host.ssh(f"systemctl show -p MainPID --value {UNIT}")
+
+    def wait_new_agent(self, old: str, seconds: float = 30) -> None:
+        """Until systemd says that another agent runs."""
+        ask = f"systemctl show -p ActiveState -p MainPID {UNIT}"
+
+        def there() -> bool:
+            state = dict(line.split("=", 1) for line in self.host.ssh(ask).split())
+            return state["ActiveState"] == "active" and state["MainPID"] not in ("0", old)
+
+        wait_until(there, f"another agent runs on {self.host.container}", seconds)
+
+    def must_be_said(self, *words: str) -> None:
+        """The hub must tell of this trouble: Error, and one of the words in the reason or the errors."""
+
+        def said() -> bool:
+            node = self.ground.grid.node(self.host)
+            told = f"{node['reason']} {node.get('errors')}".lower()
+            return node["runtime_status"] == "Error" and any(word in told for word in words)
+
+        try:
+            wait_until(said, f"the node says Error with {' or '.join(words)}", SEEN_WITHIN, pause=0.5)
+        except FleetError as problem:
+            node = self.ground.grid.node(self.host)
+            self.wrong.append(f"{problem}; it said {node['runtime_status']}: {node['reason']}")
+
+
+Act = Callable[[Scene], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A way to break something. `act` makes it happen and ends it again; it returns at the fault's end."""
+
+    name: str
+    about: str
+    act: Act
+    seconds: Seconds
+    agent: look.AgentRule
+    word_within: float
+    """Seconds after its end in which the hub must know better."""
+
+
+class Catalogue(dict[str, Fault]):
+    """Faults by name."""
+
+    def add(
+        self,
+        name: str,
+        about: str,
+        *,
+        seconds: Seconds = (0.0, 0.0),
+        agent: look.AgentRule = "same",
+        word_within: float = 15.0,
+    ) -> Callable[[Act], Act]:
+        """Decorate the function that makes it happen."""
+
+        def keep(act: Act) -> Act:
+            self[name] = Fault(name, about, act, seconds, agent, word_within)
+            return act
+
+        return keep
