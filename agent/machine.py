@@ -35,7 +35,6 @@ def facts(config: Path, settings: Settings) -> NodeFacts:
     Raises:
         ConfigError: the owner's `cpus` leave none.
     """
-    owner = hashlib.sha256(f"{machine_id()}\n{os.path.realpath(config)}".encode()).hexdigest()[:32]
     available = usable_cpus()
     try:
         cpus = available if settings.cpus is None else parse_cpus(settings.cpus, available)
@@ -43,7 +42,12 @@ def facts(config: Path, settings: Settings) -> NodeFacts:
         raise ConfigError(f"{config}: {error}") from None
     gpus = gpu_count() if settings.gpu_count is None else settings.gpu_count
     warnings = limit_warnings() + misfits(settings, available)
-    return NodeFacts(cpus, memory_mb(), owner, gpus, warnings)
+    return NodeFacts(cpus, memory_mb(), owner(config), gpus, warnings)
+
+
+def owner(config: Path) -> str:
+    """The label of all that the agent with this configuration file made on this machine."""
+    return hashlib.sha256(f"{machine_id()}\n{os.path.realpath(config)}".encode()).hexdigest()[:32]
 
 
 def usable_cpus() -> tuple[int, ...]:

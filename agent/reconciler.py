@@ -1,8 +1,8 @@
 """The loop that makes the engine's containers what the hub wants, as far as the owner allows it.
 
-Each tick lists afresh, asks the planner, and starts the actions it names; actions run beside the loop and
-wake it when they end. What is remembered between ticks (histories, deadlines, the image) is not needed for
-safety: an agent that starts anew finds its way from the list alone.
+Each tick lists afresh, asks the planner, and gives its actions to the executor. What is remembered between
+ticks (histories, deadlines, the image) is not needed for safety: an agent that starts anew finds its way from
+the list alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Set
 from dataclasses import replace
 
 import structlog
@@ -18,24 +18,10 @@ import structlog
 from agent import spec
 from agent.accounts import Accounts
 from agent.engine import Engine
-from agent.errors import EngineError, EngineTimeout, EngineUnreachable
+from agent.errors import EngineError
+from agent.executor import Executor
 from agent.images import Images
-from agent.patience import Patience
-from agent.planner import (
-    Action,
-    Container,
-    Fetch,
-    Freeze,
-    Kill,
-    Remove,
-    Start,
-    State,
-    Terminate,
-    Thaw,
-    keepers,
-    next_deadline,
-    plan,
-)
+from agent.planner import Container, State, keepers, next_deadline, plan
 from agent.report import Board, report_of
 from agent.scratch import Scratch
 from agent.terms import Permit
@@ -49,13 +35,8 @@ BRISK = 1.0
 """Seconds between looks while containers are on their way out or in."""
 GATHER = 0.05
 """Seconds between the first word of a change and the look: what happens together is looked at together."""
-CONDEMNED_GRACE = 5.0
-"""Seconds, at most, that a container has to stop which broke a limit."""
 ENGINE_GRACE, HASTY_GRACE = 60.0, 5.0
 """Seconds that a stop waits, beyond the containers' own time, for an engine that does not answer."""
-
-
-OnContainers = Callable[[tuple[Container, ...]], Coroutine[None, None, None]]
 
 
 class Reconciler:
@@ -76,20 +57,17 @@ class Reconciler:
         self._asked: spec.Wanted | None = None
         self._permit = Permit()
         self._containers: tuple[Container, ...] = ()
-        self._deadlines: dict[str, float] = {}
-        self._busy_containers: set[str] = set()
-        self._busy_instances: set[int] = set()
-        self._patience = Patience()
         self._engine_error: EngineError | None = None
         self._was_away = True  # until the first look: what ended before it was seen by nobody
-        self._actions: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stopping = False
-        self._hasty = False
         self._handing_over = False
         self._give_up_at = math.inf
         self._scratch = Scratch(engine)
         self.images = make_images(self.wake)
+        self._executor = Executor(
+            engine, accounts, self.images, board, wanted=lambda: self._wanted, wake=self.wake
+        )
 
     def set_wanted(self, wanted: spec.Wanted) -> None:
         """Replace the desired state; histories of another task's slots are forgotten."""
@@ -136,8 +114,7 @@ class Reconciler:
 
     def hasten(self) -> None:
         """Let no container, and no engine that does not answer, have more time."""
-        self._hasty = True
-        self._deadlines = dict.fromkeys(self._deadlines, 0.0)
+        self._executor.hasten()
         self._give_up_at = min(self._give_up_at, time.monotonic() + HASTY_GRACE)
         self.wake()
 
@@ -176,17 +153,18 @@ class Reconciler:
             looked = await self._tick()
             # A loop that hangs says nothing here, and systemd starts another agent.
             notify("WATCHDOG=1")
-            if looked and self._stopping and not self._containers and not self._actions:
+            if looked and self._stopping and not self._containers and self._executor.is_idle:
                 break
             if self._engine_error is not None and time.monotonic() > self._give_up_at:
                 raise self._engine_error
             await self._rest()
-        await asyncio.gather(*self._actions, return_exceptions=True)
+        await self._executor.finish()
         self.images.abandon()
 
     async def _tick(self) -> bool:
         # Before listing: what ends meanwhile is not in the list yet and must still count as under way.
-        busy_containers, busy_instances = frozenset(self._busy_containers), frozenset(self._busy_instances)
+        busy_containers = frozenset(self._executor.busy_containers())
+        busy_instances = frozenset(self._executor.busy_instances)
         try:
             self._containers = await self._engine.containers()
         except EngineError as error:
@@ -200,16 +178,18 @@ class Reconciler:
         if self._engine_error is not None:
             log.info("engine answers again")
             self._engine_error = None
-        self._forget_the_gone()
+        present = {c.id for c in self._containers}
+        self._executor.forget_gone(present)
+        self._accounts.forget_gone(present)
         if self._was_away:
             self._was_away = False
             self._accounts.interrupted(self._containers)
         state = self._state(busy_containers, busy_instances)
         if not self._handing_over:
             for action in plan(state):
-                self._begin(action)
+                self._executor.begin(action)
             if self._scratch.is_due(self._asked, self._containers):
-                self._spawn(self._scratch.tidy(self._asked.key if self._asked else None))
+                self._executor.spawn(self._scratch.tidy(self._asked.key if self._asked else None))
         self._accounts.seen_running(keepers(self._state()).values())
         self._show()
         return True
@@ -225,27 +205,25 @@ class Reconciler:
         return self._permit.freeze is not None and self._permit.refuse is None and not self._stopping
 
     def _state(
-        self, busy_containers: frozenset[str] | None = None, busy_instances: frozenset[int] | None = None
+        self, busy_containers: Set[str] = frozenset(), busy_instances: Set[int] = frozenset()
     ) -> State:
+        """What is known now; also busy is what was so when the list was asked for."""
         now = time.monotonic()
         return State(
             wanted=self._wanted,
             containers=self._containers,
             now=now,
             memory=self._accounts.memory,
-            deadlines=self._deadlines,
-            busy_containers=(busy_containers or frozenset())
-            | self._busy_containers
-            | self._patience.left_alone(now),
-            busy_instances=self._busy_instances if busy_instances is None else busy_instances,
+            deadlines=self._executor.deadlines,
+            busy_containers=busy_containers | self._executor.busy_containers(),
+            busy_instances=busy_instances | self._executor.busy_instances,
             image=self.images.current,
             frozen=self._frozen,
             condemned=self._accounts.condemned.keys(),
         )
 
     async def _rest(self) -> None:
-        moving = self._actions or self._deadlines or self._patience.left_alone(time.monotonic())
-        pause = BRISK if moving or self._stopping else TICK
+        pause = BRISK if self._executor.is_moving() or self._stopping else TICK
         deadline = next_deadline(self._state())
         if deadline is not None:
             pause = min(pause, max(0.0, deadline - time.monotonic()) + 0.01)
@@ -255,117 +233,6 @@ class Reconciler:
         except TimeoutError:
             return
         await asyncio.sleep(GATHER)
-
-    def _begin(self, action: Action) -> None:
-        match action:
-            case Fetch(image):
-                self.images.fetch(image, always=self._asked is not None and self._asked.always_pull)
-            case Start(slot):
-                self._busy_instances.add(slot.instance)
-                self._spawn(self._start(slot))
-            case Terminate(containers):
-                now = time.monotonic()
-                for c in containers:
-                    self._deadlines[c.id] = now + self._time_to_stop(c)
-                self._spawn_on(containers, self._terminate)
-            case Kill(containers):
-                self._spawn_on(containers, self._kill)
-            case Freeze(containers):
-                log.info("freezing", containers=[c.name for c in containers])
-                self._spawn_on(containers, self._engine.freeze)
-            case Thaw(containers):
-                log.info("thawing", containers=[c.name for c in containers])
-                self._spawn_on(containers, self._engine.thaw)
-            case Remove(containers):
-                self._spawn_on(containers, self._wind_up)
-
-    def _time_to_stop(self, container: Container) -> float:
-        if self._hasty:
-            return 0.0
-        if container.id in self._accounts.condemned:  # until it has ended it goes on filling the disk
-            return min(container.stop_timeout, CONDEMNED_GRACE)
-        return container.stop_timeout
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._actions.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._actions.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # A defect of ours: say it loudly; the next tick plans again from the list.
-            log.error("action failed unexpectedly", error=repr(error))
-            self._board.error("internal", repr(error))
-        self._wake.set()
-
-    async def _start(self, slot: spec.SlotSpec) -> None:
-        before = self._asked
-        try:
-            await self._engine.start(slot)
-            log.info("started", container=slot.name, cpu=slot.cpu)
-        except (EngineTimeout, EngineUnreachable):
-            pass  # the list will tell what became of it
-        except EngineError as error:
-            if self._asked is before:
-                if error.kind == "no-image":  # removed behind our back
-                    self.images.forget()
-                self._accounts.start_failed(slot, error.kind, str(error))
-        finally:
-            self._busy_instances.discard(slot.instance)
-
-    def _spawn_on(self, containers: tuple[Container, ...], call: OnContainers) -> None:
-        ids = {c.id for c in containers}
-        self._busy_containers |= ids
-
-        async def work() -> None:
-            try:
-                await call(containers)
-            except EngineError as error:
-                # One that ended or went by itself meanwhile is no error; the next list tells.
-                self._failed_on(containers, error)
-            finally:
-                self._busy_containers -= ids
-
-        self._spawn(work())
-
-    def _failed_on(self, containers: tuple[Container, ...], error: EngineError) -> None:
-        log.debug("containers", error=str(error))
-        for c in containers:
-            if self._patience.failed(c.id, time.monotonic()):
-                log.warning("a call fails again and again", container=c.name, error=str(error))
-                self._board.error(error.kind, f"{c.name}: {error}", c.instance)
-
-    async def _wind_up(self, containers: tuple[Container, ...]) -> None:
-        wanted = self._wanted
-        await asyncio.gather(
-            *(self._accounts.settle(c, wanted, asked=c.id in self._deadlines) for c in containers)
-        )
-        full = [c.scratch for c in containers if c.scratch and self._accounts.filled_scratch(c.id)]
-        await self._engine.remove(containers)
-        if full:  # the next container would be stopped for it at once
-            await self._engine.remove_scratch(full)
-
-    async def _terminate(self, containers: tuple[Container, ...]) -> None:
-        log.info("stopping", containers=[c.name for c in containers])
-        try:
-            await self._engine.signal(containers, "TERM")
-        except (EngineTimeout, EngineUnreachable):
-            for c in containers:  # they may not have heard it: once more at the next look
-                self._deadlines.pop(c.id, None)
-            raise
-
-    async def _kill(self, containers: tuple[Container, ...]) -> None:
-        if not self._hasty:
-            self._accounts.killed(containers)
-        log.warning("killing", containers=[c.name for c in containers])
-        await self._engine.signal(containers, "KILL")
-
-    def _forget_the_gone(self) -> None:
-        present = {c.id for c in self._containers}
-        self._deadlines = {i: t for i, t in self._deadlines.items() if i in present}
-        self._patience.forget_gone(present)
-        self._accounts.forget_gone(present)
 
     def _show(self) -> None:
         report = report_of(

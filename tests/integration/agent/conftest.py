@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from agent.machine import owner
+from agent.spec import OWNER
 from tests.integration.agent.fixed_hub import TOKEN, FixedHub
 
 WORKER = """#!/bin/sh
@@ -243,3 +245,5 @@ def make_agent(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
             agent.process.wait()
         if leftovers := agent.containers(running=False):
             docker("rm", "-f", *leftovers)
+        if scratch := docker("volume", "ls", "-q", "--filter", f"label={OWNER}={owner(agent.config)}"):
+            docker("volume", "rm", *scratch.splitlines())

@@ -135,7 +135,7 @@ class PlannerMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.generations = itertools.count(1)
         self.world = World()
-        self.cpus = CPUS
+        self.cpus: tuple[int, ...] = CPUS
         self.the_task_changes("one", 3)
         self.world.settle()
 
