@@ -93,7 +93,7 @@ class Accounts:
             instance=slot.instance,
             task=slot.task,
             generation=slot.generation,
-            container=slot.name,
+            container=f"{slot.name} at {now:.3f}",  # there is none
             image=slot.image,
             started=now,
             ended=now,
@@ -145,7 +145,7 @@ class Accounts:
             instance=instance,
             task=container.task,
             generation=container.generation,
-            container=container.name,
+            container=container.id,  # a slot's containers all have one name
             image=container.image,
             started=container.started,
             ended=container.finished,
