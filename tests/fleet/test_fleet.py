@@ -168,6 +168,38 @@ def test_a_changed_configuration_rolled_out_stops_no_container(grid: Grid) -> No
     assert grid.everywhere(grid.containers) == containers
 
 
+def test_the_owner_pauses_the_machine_on_the_spot_and_the_operator_sees_it(grid: Grid) -> None:
+    grid.wait_computing("slow_3")
+    host = grid.nodes[0]
+    containers = grid.containers(host)
+    assert "frozen" in host.ssh("gridnode pause")
+    wait_until(lambda: grid.node(host)["paused"], "the hub shows the pause", 30)
+    wait_until(
+        lambda: {c["state"] for c in grid.node(host)["containers"]} == {"paused"}, "all are frozen", 30
+    )
+    assert grid.node(host)["reason"] == "paused by its owner"
+    assert "paused" in host.ssh("gridnode status")
+    host.ssh("gridnode resume")
+    grid.wait_computing("slow_3", [host])
+    assert grid.containers(host) == containers
+
+
+def test_a_hung_agent_is_replaced_by_the_watchdog_and_its_containers_go_on(grid: Grid) -> None:
+    grid.wait_computing("slow_3")
+    host = grid.nodes[1]
+    drop_in = "/etc/systemd/system/gridnode.service.d"
+    host.ssh(f"mkdir -p {drop_in} && printf '[Service]\\nWatchdogSec=20\\n' >{drop_in}/test.conf")
+    host.ssh("systemctl daemon-reload && systemctl kill --kill-whom=main --signal=USR1 gridnode")
+    wait_until(lambda: agent_process(host), "the agent with a short watchdog", 30)
+    containers, hung = grid.containers(host), agent_process(host)
+    host.ssh(f"kill -STOP {hung}")
+    wait_until(lambda: agent_process(host) not in ("", hung), "systemd starts another agent", 90)
+    assert "watchdog" in host.ssh("journalctl --no-pager -o cat -u gridnode | tail -n 200").lower()
+    grid.wait_computing("slow_3", [host])
+    assert grid.containers(host) == containers
+    host.ssh(f"rm -r {drop_in} && systemctl daemon-reload")
+
+
 def test_a_rebooted_host_is_the_same_node_and_computes_again(grid: Grid) -> None:
     host = grid.nodes[0]
     grid.wait_computing("slow_3")
