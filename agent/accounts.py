@@ -18,13 +18,16 @@ from agent.exits import Circumstances, Exit, classify
 from agent.planner import Container
 from agent.report import Board
 from agent.runs import Run, Runs
-from agent.slots import SlotMemory, after_exit, after_failure, after_interruption, seen_running
+from agent.slots import FAILURE_MOST, SlotMemory, after_exit, after_failure, after_interruption, seen_running
 from agent.spec import SCRATCH_PATH, SlotSpec, Wanted
 from gridcore.masking import mask_values
 
 log = structlog.get_logger()
 
 LOG_LINES = 2000
+PASSING, PASSING_MOST = ("name-taken", "disk-full"), 10.0
+"""What keeps a container from starting that is not the task's fault, and the most seconds until the next try:
+looking again costs nothing, and its end is not told."""
 QUIET = ("finished", "stopped", "killed")
 """Exits that are no news to the operator, or (killed) have been told when they happened."""
 
@@ -85,7 +88,8 @@ class Accounts:
     def start_failed(self, slot: SlotSpec, kind: str, text: str) -> None:
         """A slot's container could not be started."""
         memory = self.memory.get(slot.instance, SlotMemory())
-        self.memory[slot.instance] = after_failure(memory, text, time.monotonic(), self._random)
+        most = PASSING_MOST if kind in PASSING else FAILURE_MOST
+        self.memory[slot.instance] = after_failure(memory, text, time.monotonic(), self._random, most)
         self._board.error(kind, text, slot.instance)
         log.warning("start failed", instance=slot.instance, error=text)
         now = time.time()
@@ -130,7 +134,8 @@ class Accounts:
             seconds=round(ran, 1),
         )
         if end.kind not in QUIET:
-            self._board.error(end.kind, f"{container.name}: {end.text}", container.instance)
+            text = mask_values(end.text, container.secrets)
+            self._board.error(end.kind, f"{container.name}: {text}", container.instance)
 
     def _remember(self, instance: int, end: Exit, ran: float) -> None:
         memory = self.memory.get(instance, SlotMemory())

@@ -41,7 +41,8 @@ POLL = 10.0
 WAIT = 25.0
 """Seconds that the hub is asked to hold the question for the task."""
 MOST_BEATS_PER_SECOND = 1.0
-RETRY_FIRST, RETRY_MOST = 1.0, 30.0
+RETRY_FIRST, RETRY_MOST = 1.0, 10.0
+"""Seconds: a hub that is back must be found within a tick."""
 TOKEN_RETRY = 60.0
 REGISTER_GAP = 5.0
 """Seconds: a hub that forgets this node sooner after it registered is not asked again at once."""

@@ -10,10 +10,12 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from random import Random
 
 import structlog
 
+from agent.disk import free_bytes
 from agent.engine import Engine
 from agent.errors import EngineError
 from agent.image_cleanup import PulledImages, clean, used_percent
@@ -26,6 +28,8 @@ log = structlog.get_logger()
 PASSING_FIRST, PASSING_MOST = 5.0, 300.0
 PERMANENT_FIRST, PERMANENT_MOST = 15.0, 600.0
 CLEAN_EVERY = 600.0
+LOOK_FOR_SPACE, ROOM = 2.0, 32 * 2**20
+"""Seconds between looks at a full disk, and the bytes by which it must have emptied."""
 
 
 class Images:
@@ -126,11 +130,27 @@ class Images:
             if image in (self.current, self._ahead):
                 self._board.error(error.kind, str(error))
                 log.warning("image", image=image.name, error=str(error), next_try=f"in {wait:.0f} s")
-            if error.kind == "disk-full" and self._watermark is not None:
-                await self._clean(self._watermark)
-            return Image(image.name, "failed", failures, time.monotonic() + wait, str(error))
+            failed = Image(image.name, "failed", failures, time.monotonic() + wait, str(error))
+            if error.kind == "disk-full":
+                if self._watermark is not None:
+                    await self._clean(self._watermark)
+                self._spawn(self._await_space(failed))
+            return failed
         self._book.used(image.name, time.time())
         return Image(image.name, "ready")
+
+    async def _await_space(self, failed: Image) -> None:
+        """Fetch again as soon as there is room, not before: each attempt would load all of it once more."""
+        with suppress(EngineError):
+            root = await self._engine.api.root()
+            before = free_bytes(root)
+            while before is not None and (failed.not_before > time.monotonic()):
+                await asyncio.sleep(LOOK_FOR_SPACE)
+                if self.current != failed:
+                    return
+                if (free_bytes(root) or 0) > before + ROOM:
+                    self.current = replace(failed, not_before=0.0)
+                    return
 
     async def _pull(self, name: str) -> None:
         ours = not await self._engine.has_image(name)

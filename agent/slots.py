@@ -50,10 +50,12 @@ def jittered(seconds: float, random: Random) -> float:
     return seconds * (0.5 + random.random() / 2)
 
 
-def after_failure(memory: SlotMemory, error: str, now: float, random: Random) -> SlotMemory:
-    """A container that could not be started, or that ended badly."""
+def after_failure(
+    memory: SlotMemory, error: str, now: float, random: Random, most: float = FAILURE_MOST
+) -> SlotMemory:
+    """A container that could not be started, or that ended badly; `most` is the longest wait in seconds."""
     failures = memory.failures + 1
-    wait = jittered(doubled(FAILURE_FIRST, FAILURE_MOST, failures), random)
+    wait = jittered(doubled(FAILURE_FIRST, most, failures), random)
     return replace(memory, failures=failures, quick_exits=0, not_before=now + wait, error=error)
 
 

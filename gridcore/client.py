@@ -26,7 +26,7 @@ from gridcore.protocol import (
     TaskConfig,
 )
 
-CONNECT_TIMEOUT = 10.0
+CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 15.0
 """Seconds; a long poll has its wait on top."""
 MAX_ANSWER = 4 * 1024 * 1024
