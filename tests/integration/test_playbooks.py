@@ -1,0 +1,272 @@
+"""The playbooks that operate a fleet, run by a real `ansible-playbook` against a real hub process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.hub_process import TOKEN, HubProcess
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class Operator:
+    """Somebody with an inventory whose only host is the hub, which is this machine."""
+
+    def __init__(self, hub: HubProcess, directory: Path) -> None:
+        self._inventory = directory / "inventory.json"
+        variables = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "gridcore_api_url": f"http://127.0.0.1:{hub.port}",
+            "gridcore_token": TOKEN,
+        }
+        self._inventory.write_text(json.dumps({"gridcore_hub": {"hosts": {"hub": variables}}}))
+
+    def play(self, *playbooks: str, check: bool = False, fails: bool = False, **variables: Any) -> str:
+        """What playbooks said, one after the other in one run."""
+        binaries = Path(sys.executable).parent
+        words: list[str | Path] = [binaries / "ansible-playbook", "-vv", "-i", self._inventory]
+        words += ["--check"] if check else []
+        words += [word for key, value in variables.items() for word in ("-e", _variable(key, value))]
+        words += [f"ansible/playbooks/{name}.yml" for name in playbooks]
+        environment = {
+            **os.environ,
+            "PATH": f"{binaries}:{os.environ['PATH']}",
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",  # YAML would wrap long lines
+        }
+        done = subprocess.run(
+            words, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert (done.returncode != 0) == fails, done.stdout
+        assert TOKEN not in done.stdout
+        assert "WARNING" not in done.stdout
+        assert "DEPRECATED" not in done.stdout
+        return done.stdout
+
+    def changes(self, *playbooks: str, check: bool = False, **variables: Any) -> int:
+        """How many changes playbooks reported."""
+        return changed(self.play(*playbooks, check=check, **variables))
+
+
+def changed(said: str) -> int:
+    match = re.search(r"changed=(\d+)", said)
+    assert match is not None
+    return int(match[1])
+
+
+def shown(said: str) -> list[str]:
+    """The lines that a playbook showed at its end."""
+    lines: list[str] = json.JSONDecoder().raw_decode(said, said.rindex("ok: [hub] => {") + 13)[0]["msg"]
+    return lines
+
+
+def _variable(name: str, value: object) -> str:
+    """Text as a person types it on a command line, anything else as JSON."""
+    return f"{name}={value}" if isinstance(value, str) else json.dumps({name: value})
+
+
+class Node(threading.Thread):
+    """A node that says every moment how it is, and obeys."""
+
+    def __init__(self, hub: HubProcess, name: str, **beat: object) -> None:
+        super().__init__()
+        self._hub = hub
+        self._over = threading.Event()
+        self._beat = {"node_id": name, "status": "Running", "active_containers": 2, **beat}
+        register(hub, name)
+
+    def __enter__(self) -> Node:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join(10)
+
+    def run(self) -> None:
+        while not self._over.wait(0.1):
+            told = self._hub.post("/gridnode/heartbeat", self._beat).json
+            if told["drain"]:
+                self._beat |= {"status": "Idle", "active_containers": 0}
+            for order in told.get("logs", []):
+                text = f"{json.dumps(order, sort_keys=True)}\n{{{{ 6 * 7 }}}}\n\x1b[31mred\n"
+                self._hub.post("/gridnode/logs", {**self._beat, "id": order["id"], "text": text})
+            if told["stop_requested"]:
+                self._hub.post("/gridnode/deregister", self._beat)
+                return
+
+
+def register(hub: HubProcess, name: str, hostname: str | None = None) -> None:
+    message = {
+        "node_id": name,
+        "hostname": hostname or f"{name}-host",
+        "architecture": "x86_64",
+        "cpu_count": 2,
+    }
+    assert hub.post("/gridnode/register", {**message, "agent_version": "1"}).status == 200
+
+
+def beat(hub: HubProcess, name: str, **more: object) -> Any:
+    return hub.post(
+        "/gridnode/heartbeat", {"node_id": name, "status": "Idle", "active_containers": 0, **more}
+    ).json
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    process = HubProcess(tmp_path_factory.mktemp("hub")).start()
+    yield process
+    process.end()
+
+
+@pytest.fixture
+def operator(hub: HubProcess, tmp_path: Path) -> Operator:
+    return Operator(hub, tmp_path)
+
+
+def test_a_task_is_added_once_with_all_its_fields(hub: HubProcess, operator: Operator) -> None:
+    typed: dict[str, Any] = {
+        "task_name": "full",
+        "task_image": "registry:5000/full:1",
+        "task_images": {"linux/arm64": "registry:5000/full-arm:1"},
+        "task_input_redis": "redis://10.0.0.1:6379/0",
+        "task_output_redis": "redis://10.0.0.2:6379/0",
+        "task_input_queue": "in",
+        "task_output_queue": "out",
+        "task_env": {"LEVEL": "3"},
+        "task_command": ["worker", "--fast"],
+        "task_memory": "512",
+        "task_parallelism": "2",
+        "task_gpus": 1,
+        "task_stop_timeout": "2.5",
+        "task_pull_policy": "always",
+    }
+    assert operator.changes("task_add", check=True, **typed) == 0
+    assert hub.get("/api/tasks/full").status == 404
+    assert operator.changes("task_add", "task_add", **typed) == 1
+    task = hub.get("/api/tasks/full").json
+    expected = {name.removeprefix("task_"): value for name, value in typed.items()}
+    expected |= {"env": {"LEVEL": "***"}, "memory": 512, "parallelism": 2, "stop_timeout": 2.5}
+    assert {name: task[name] for name in expected} == expected
+
+
+def test_a_task_with_a_wrong_value_is_refused_in_the_hubs_words(hub: HubProcess, operator: Operator) -> None:
+    said = operator.play(
+        "task_add", fails=True, task_name="odd", task_image="a:1", task_memory="2g", task_pull_policy="never"
+    )
+    assert '"field": "memory"' in said.replace("\\", "")
+    assert '"field": "pull_policy"' in said.replace("\\", "")
+    assert hub.get("/api/tasks/odd").status == 404
+
+
+def test_a_node_is_drained_and_resumed_once(hub: HubProcess, operator: Operator) -> None:
+    with Node(hub, "drained"):
+        assert operator.changes("node_drain", "node_drain", node="drained-host") == 1
+        node = hub.get("/api/nodes/drained").json
+        assert (node["draining"], node["active_containers"]) == (True, 0)
+        assert operator.changes("node_resume", "node_resume", node="drained") == 1
+        assert hub.get("/api/nodes/drained").json["draining"] is False
+
+
+def test_check_mode_gives_no_order(hub: HubProcess, operator: Operator) -> None:
+    with Node(hub, "asked"):
+        assert operator.changes("node_drain", "node_stop", "node_resume", check=True, node="asked") == 0
+        node = hub.get("/api/nodes/asked").json
+    assert (node["draining"], node["stop_requested"], node["status"]) == (False, False, "Online")
+
+
+def test_a_stop_is_taken_back_only_while_the_node_does_not_know(hub: HubProcess, operator: Operator) -> None:
+    register(hub, "untold")
+    assert hub.post("/api/nodes/untold/stop").status == 200
+    assert operator.changes("node_resume", node="untold") == 1
+    assert hub.get("/api/nodes/untold").json["stop_requested"] is False
+
+    assert hub.post("/api/nodes/untold/stop").status == 200
+    assert beat(hub, "untold")["stop_requested"] is True
+    said = operator.play("node_resume", node="untold")
+    assert changed(said) == 0
+    assert "has been told to stop" in said
+
+
+def test_a_node_is_stopped_once(hub: HubProcess, operator: Operator) -> None:
+    # Its old entry, of before somebody copied a new disk for it.
+    register(hub, "before", hostname="stopped-host")
+    assert hub.post("/gridnode/deregister", {"node_id": "before"}).status == 204
+    with Node(hub, "stopped"):
+        assert operator.changes("node_stop", "node_stop", node="stopped-host") == 1
+    assert hub.get("/api/nodes/stopped").json["status"] == "Offline"
+    # With what would change something later, nobody guesses.
+    said = operator.play("node_drain", fails=True, node="stopped-host")
+    assert "give one of the ids: before, stopped" in said
+
+
+def test_a_node_that_does_not_exist_is_told_with_those_that_do(hub: HubProcess, operator: Operator) -> None:
+    register(hub, "there")
+    said = operator.play("node_stop", fails=True, node="elsewhere")
+    assert "there-host" in said
+    assert "Give node" in operator.play("node_logs", fails=True)
+
+
+def test_the_end_of_a_log_is_shown_as_it_is(hub: HubProcess, operator: Operator) -> None:
+    with Node(hub, "logging"):
+        said = operator.play(
+            "node_logs", check=True, node="logging-host", instance="1", lines="7", previous="2"
+        )
+    order, *lines = shown(said)
+    assert json.loads(order).items() >= {"instance": 1, "lines": 7, "previous": 2}.items()
+    assert lines == ["{{ 6 * 7 }}", "\x1b[31mred"]
+    assert "\x1b" not in said, "a log does not command the terminal"
+    assert changed(said) == 0
+
+
+def test_why_there_is_no_log_is_told_in_the_hubs_words(hub: HubProcess, operator: Operator) -> None:
+    register(hub, "silent")
+    assert hub.post("/gridnode/deregister", {"node_id": "silent"}).status == 204
+    assert "Offline" in operator.play("node_logs", fails=True, node="silent")
+    said = operator.play("node_logs", fails=True, node="silent", lines="0")
+    assert '"field": "lines"' in said.replace("\\", "")
+
+
+def test_the_status_says_what_each_node_does_and_what_goes_wrong(hub: HubProcess, operator: Operator) -> None:
+    why = "could not start: /worker is for another architecture (exec format error)"
+    for number in range(7):
+        error = {"instance": 0, "kind": "wrong-platform", "message": f"idm-x-bad{number}-0: {why}"}
+        register(hub, f"bad{number}")
+        beat(hub, f"bad{number}", status="Error", reason=why, errors=[error])
+    register(hub, "paused")
+    beat(
+        hub, "paused", paused=True, reason="paused by its owner", warnings=["memory limits\nare not enforced"]
+    )
+    register(hub, "leaving")
+    assert hub.post("/api/nodes/leaving/drain").status == 200
+    beat(hub, "leaving", reason="drained: the hub wants no containers here")
+    said = operator.play("status", check=True)
+    assert changed(said) == 0
+    lines = shown(said)
+
+    def below(node: str) -> list[str]:
+        (place,) = (place for place, line in enumerate(lines) if line.startswith(f"{node}-host "))
+        rest = lines[place + 1 :]
+        return rest[: next(place for place, line in enumerate(rest) if not line.startswith("  "))]
+
+    assert below("paused") == ["    paused by its owner", "    ! memory limits are not enforced"]
+    assert below("leaving") == ["    draining; drained: the hub wants no containers here"]
+    (told,) = below("bad3")
+    assert re.fullmatch(r"    [\dT:-]+Z wrong-platform: " + re.escape(why), told)
+    (place,) = (
+        place for place, line in enumerate(lines) if re.match(r"7 of \d+ nodes: could not start", line)
+    )
+    names = ", ".join(f"bad{number}-host" for number in range(5))
+    assert lines[place + 1] == f"    wrong-platform: {names} and 2 more"
