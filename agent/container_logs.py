@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 from agent.engine import Engine
 from agent.errors import EngineError
-from agent.planner import Container
 from agent.runs import Runs
 from gridcore.masking import mask_values
 from gridcore.protocol import MAX_LOG_BYTES, LogOrder
@@ -16,20 +14,19 @@ MOST_BYTES = MAX_LOG_BYTES - 4096
 """Of the text as JSON, so that the whole message fits."""
 
 
-async def read(
-    order: LogOrder, containers: Sequence[Container], engine: Engine, runs: Runs
-) -> tuple[str, str | None]:
+async def read(order: LogOrder, engine: Engine, runs: Runs) -> tuple[str, str | None]:
     """The text, or "" and why there is none."""
     if order.previous:
         kept = runs.log(order.instance, order.previous)
         if kept is None:
             return "", f"slot {order.instance} has no run {order.previous} before this one"
         return last_lines(kept[1].decode(errors="replace"), order.lines), None
-    mine = [c for c in containers if c.instance == order.instance]
-    if not mine:
-        return "", f"slot {order.instance} has no container now; previous=1 shows its last run"
-    container = max(mine, key=lambda c: (not c.ended, c.started))
     try:
+        # Not those of the last look, which may have been replaced a moment ago.
+        mine = [c for c in await engine.containers() if c.instance == order.instance]
+        if not mine:
+            return "", f"slot {order.instance} has no container now; previous=1 shows its last run"
+        container = max(mine, key=lambda c: (not c.ended, c.started))
         tail = await engine.log_tail(container.id, order.lines, MOST_BYTES)
     except EngineError as error:
         return "", str(error)

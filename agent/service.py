@@ -176,9 +176,7 @@ class Service:
             on_wanted=self._reconciler.set_wanted,
             on_stop=lambda: self._stop("told to stop by the hub", give_up=False),
             on_prefetch=self._reconciler.images.fetch_ahead,
-            read_log=lambda order: container_logs.read(
-                order, self._reconciler.containers, self._engine, self._runs
-            ),
+            read_log=lambda order: container_logs.read(order, self._engine, self._runs),
         )
 
     def _status(self) -> dict[str, Any]:
