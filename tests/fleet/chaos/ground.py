@@ -27,12 +27,14 @@ RESERVE = 500  # items that always wait, so that no worker is ever out of work
 
 # Loop devices for the hosts' own bounded disks; the kernel frees one when the host that mounted it goes.
 LOOP_OPTIONS = ["--device-cgroup-rule=b 7:* rmw", "--device=/dev/loop-control"]
+LARGEST = 4 * 2**30  # bytes; nothing larger is ever filled
 DISKS = """\
 #!/bin/sh
 # Bounded disks for the engine and for the agent's state, since the volume below is the outer machine's.
 set -eu
 disk() { # directory, size
-    mountpoint -q "$1" && return 0
+    # Not `mountpoint`: the volume from outside is one too.
+    case "$(findmnt -no SOURCE "$1" | tail -1)" in /dev/loop*) return 0 ;; esac
     mkdir -p "$1"
     [ -e "$1/.disk.img" ] || { truncate -s "$2" "$1/.disk.img"; mkfs.ext4 -q -m 0 "$1/.disk.img"; }
     mount -o loop "$1/.disk.img" "$1"
@@ -234,13 +236,24 @@ def take_down(prefix: str) -> None:
 
 
 def fill(host: Host, directory: str) -> None:
-    """Leave no byte free; only ever on a file system of our own, never on the machine's."""
+    """Leave no byte free; refused on anything but a small loop device of our own.
+
+    Below a host's directories lies the outer machine's disk, which everybody here shares.
+    """
+    source, size = bounded(host, directory)
+    if not source.startswith("/dev/loop") or size > LARGEST:
+        raise FleetError(f"{host.container}:{directory} is {source} with {size} bytes: not filled")
     host.ssh(
-        f"mountpoint -q {directory} && cd {directory} && "
-        "{ fallocate -l $(df --output=avail -B1 . | tail -1) .fill 2>/dev/null || true; "
+        f"cd {directory} && {{ fallocate -l $(df --output=avail -B1 . | tail -1) .fill 2>/dev/null || true; "
         "dd if=/dev/zero of=.fill-rest bs=4k 2>/dev/null || true; }",
         timeout=120,
     )
+
+
+def bounded(host: Host, directory: str) -> tuple[str, int]:
+    """What is mounted on exactly this directory, last of all, and its size in bytes."""
+    shown = host.ssh(f"findmnt -bno SOURCE,SIZE --mountpoint {directory} | tail -1").split()
+    return (shown[0], int(shown[1])) if len(shown) == 2 else ("nothing", 0)
 
 
 def free(host: Host, directory: str) -> None:
@@ -265,8 +278,12 @@ def _bound_disks(host: Host) -> None:
         "systemctl enable --quiet --now chaos-disks && systemctl start docker.socket docker"
     )
     host.wait_ready()
-    if host.ssh("findmnt -no FSTYPE /var/lib/docker") != "ext4":
-        raise FleetError(f"{host.container}: no bounded disk; are there loop devices on this machine?")
+    for directory in ("/var/lib/docker", "/var/lib/gridnode"):
+        source, _ = bounded(host, directory)
+        if not source.startswith("/dev/loop"):
+            raise FleetError(
+                f"{host.container}: {directory} is {source}, not a bounded disk; are there loop devices?"
+            )
 
 
 def _start_proxy(control: Host) -> None:

@@ -273,9 +273,15 @@ def _full(scene: Scene, directory: str, *, said: bool = True) -> None:
     """Fill it, lose a container, and see that the node says why it has not got it back."""
     box = scene.chosen()[-1]
     begin = time.monotonic()
-    fill(scene.host, directory)
     try:
-        scene.shell(f"docker rm --force {box.id} >/dev/null", timeout=90)
+        fill(scene.host, directory)
+        # The container's own blocks are filled too, before the agent can use them.
+        scene.shell(f"systemctl kill --kill-whom=main --signal=STOP {UNIT}")
+        try:
+            scene.shell(f"docker rm --force {box.id} >/dev/null", timeout=90)
+            fill(scene.host, directory)
+        finally:
+            scene.shell(f"systemctl kill --kill-whom=main --signal=CONT {UNIT}")
         if said:
             scene.must_be_said("no space left", "disk")
         time.sleep(max(0.0, scene.seconds - (time.monotonic() - begin)))

@@ -26,6 +26,8 @@ WITHIN = 15.0
 PATIENCE = 90.0
 """Seconds that a recovery is waited for, to tell how long it really took."""
 LOOK_EVERY = 0.5
+LEISURE = 90.0
+"""Seconds for what may be tidied up later."""
 DEFECTS = (
     "Traceback (most recent call last)",
     "a defect in gridnode",
@@ -129,7 +131,7 @@ class Runner:
                 break
             if not self._one(injection, time.monotonic() - begin):
                 break
-        self.record.afterwards += self._wrong_results()
+        self.record.afterwards += [*self._wrong_results(), *self._left_behind()]
         return self.record
 
     def _one(self, injection: Injection, at: float) -> bool:
@@ -210,6 +212,20 @@ class Runner:
             console.print(f"chaos: ending early: {problem}", style="red", markup=False)
             return False
         return True
+
+    def _left_behind(self) -> list[str]:
+        """Volumes of earlier tasks, which are to be removed within a minute or so, at leisure."""
+        count = f"docker volume ls --quiet --filter label={look.OWNER} | wc -l"
+        deadline = time.monotonic() + LEISURE
+        while True:
+            try:
+                counts = self.ground.grid.everywhere(lambda host: int(host.ssh(count)))
+            except FleetError as problem:
+                return [f"volumes could not be counted: {problem}"]
+            left = {name: number for name, number in counts.items() if number > self.ground.want.count}
+            if not left or time.monotonic() > deadline:
+                return [f"{number} volumes are left on {name}" for name, number in left.items()]
+            time.sleep(2)
 
     def _wrong_results(self) -> list[str]:
         """Containers that are killed lose what they have in hand; but what comes back must be right."""
