@@ -55,8 +55,7 @@ class Watch:
         """Poll; afterwards `contained` and `said` tell, and `last` what was still missing."""
         self.results = self.scene.ground.results()
         while self.said is None and time.monotonic() - self.begin < PATIENCE:
-            since = time.monotonic() - self.begin
-            self._look(since)
+            self._look()
             if self.said is None:
                 time.sleep(LOOK_EVERY)
 
@@ -71,7 +70,7 @@ class Watch:
             wrong += self.last
         return wrong
 
-    def _look(self, since: float) -> None:
+    def _look(self) -> None:
         scene, ground = self.scene, self.scene.ground
         seen = ground.sights()
         unmet = [
@@ -89,7 +88,7 @@ class Watch:
             self.last = unmet
             return
         if self.contained is None:
-            self.contained = since
+            self.contained = time.monotonic() - self.begin
         unsaid = [
             f"{host.container}: {text}"
             for host in ground.nodes
@@ -99,7 +98,7 @@ class Watch:
             unsaid.append("no new result since the fault's end")
         self.last = unsaid
         if not unsaid:
-            self.said = since
+            self.said = time.monotonic() - self.begin
 
 
 class Runner:
