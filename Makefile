@@ -5,11 +5,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup machine test test-fast lint format demo demo-down chaos clean
+.PHONY: help setup machine test test-fast lint format demo demo-down chaos bench clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH ?=
 NODES ?= 2
 ITEMS ?= 1000000
 SEED ?= 7
@@ -63,6 +64,9 @@ demo-down: $(VENV)/.ready  ## remove everything that the demo started
 
 chaos: setup  ## break a fleet of its own in every way, repeatably, and see it recover
 	@$(BIN)/python -m tests.fleet.chaos --seed $(SEED) --minutes $(MINUTES) --nodes $(NODES) --faults "$(FAULTS)"
+
+bench: setup  ## what the agent costs and how fast it replaces a container, beside bare Docker (6 min)
+	@$(BIN)/python -m tests.load.bench_agent $(BENCH)
 
 clean:  ## remove what was built here (not the images that the demo caches)
 	@rm -rf $(VENV) .venv-newest .cache .demo .mypy_cache .ruff_cache .hypothesis dist build

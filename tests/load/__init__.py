@@ -1,0 +1,1 @@
+"""What the programs cost: benches that print figures beside their goals."""
