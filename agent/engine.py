@@ -14,14 +14,13 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from python_on_whales import DockerClient
 from python_on_whales.client_config import ClientNotFoundError, ParsingError
-from python_on_whales.components.container.models import ContainerInspectResult
 from python_on_whales.exceptions import DockerException, NoSuchImage
 from python_on_whales.utils import run
 
@@ -37,7 +36,19 @@ T = TypeVar("T")
 
 DEADLINE = 60
 """Seconds for every call but a pull."""
-CALLS_AT_ONCE = 4
+CALLS_AT_ONCE = 2
+"""Beside the listing and a pull. Each is a client of 24 MiB, and with 64 slots they are all there at once."""
+TAILS_AT_ONCE = 4
+"""Ends of logs: 64 containers may end together, and each end is up to 64 KiB on its way here."""
+SEEN = (
+    '{"id":{{json .Id}},"name":{{json .Name}},"status":{{json .State.Status}},'
+    '"exit":{{json .State.ExitCode}},"oom":{{json .State.OOMKilled}},"error":{{json .State.Error}},'
+    '"started":{{json .State.StartedAt}},"finished":{{json .State.FinishedAt}},'
+    '"labels":{{json .Config.Labels}},"env":{{json .Config.Env}},'
+    '"image":{{json .Config.Image}},"cpus":{{json .HostConfig.CpusetCpus}},'
+    '"memory":{{json .HostConfig.Memory}},"mounts":{{json .Mounts}}}'
+)
+"""One line of JSON a container: a whole inspection has ten times as much, in the client and then here."""
 NO_QUOTA = ("quota", "size")
 """Both words stand in what an engine says whose disk cannot bound a volume."""
 
@@ -61,6 +72,8 @@ class Engine:
         self._docker = DockerClient(client_call=_bounded(deadline))
         self._puller = DockerClient(client_call=_bounded(self._pull_timeout))
         self._calls = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._looks = asyncio.Semaphore(1)  # 64 starts in a row must not keep the loop from looking
+        self._tails = asyncio.Semaphore(TAILS_AT_ONCE)
         self._has_quota = True  # until it says that it has none
 
     async def platform(self) -> str:
@@ -76,7 +89,7 @@ class Engine:
 
     async def containers(self) -> tuple[Container, ...]:
         """Every container of ours, running or not: one list and one inspect, however many there are."""
-        return await self._call("listing containers", self._list)
+        return await self._call("listing containers", self._list, lane=self._looks)
 
     async def has_image(self, image: str) -> bool:
         """Whether the image is on this machine, made for a platform that runs here."""
@@ -92,7 +105,8 @@ class Engine:
             self._puller.image.pull(image, quiet=True, platform=platform)
             return self._image_platform(image)
 
-        made_for = await self._call(f"pulling {image}", fetch, self._pull_timeout, bounded=False)
+        lane = asyncio.Semaphore(1)  # its own: it may take an hour
+        made_for = await self._call(f"pulling {image}", fetch, self._pull_timeout, lane=lane)
         # A registry gives the only image that it has, for whatever platform that is.
         if made_for is not None and not runs_on(made_for, platform):
             text = f"{image} is made for {made_for}, this node needs {platform}"
@@ -125,7 +139,8 @@ class Engine:
     async def log_tail(self, container_id: str, lines: int, max_bytes: int) -> bytes:
         """The end of a container's log, both streams."""
         if self.api.reachable:
-            return await self.api.log_tail(container_id, lines=lines, max_bytes=max_bytes)
+            async with self._tails:
+                return await self.api.log_tail(container_id, lines=lines, max_bytes=max_bytes)
         text = await self._call(
             "reading a log", lambda: self._docker.container.logs(container_id, tail=min(lines, 400))
         )
@@ -158,12 +173,13 @@ class Engine:
             # The library's own attributes inspect one container a call, and its bulk call is broken (0.81).
             ids = [container.id for container in found]
             try:
-                inspected = json.loads(str(run([*self._docker.client_config.docker_cmd, "inspect", *ids])))
+                docker = self._docker.client_config.docker_cmd
+                lines = str(run([*docker, "container", "inspect", "--format", SEEN, *ids])).splitlines()
             except DockerException:
                 if attempt == 2:  # one that was removed between list and inspect: look again, once
                     raise
             else:
-                return tuple(_frozen(ContainerInspectResult(**one)) for one in inspected)
+                return tuple(_frozen(json.loads(line)) for line in lines)
         raise AssertionError
 
     def _start(self, slot: spec.SlotSpec) -> None:
@@ -196,16 +212,18 @@ class Engine:
         return {line.partition(" ")[0]: line.partition(" ")[2] for line in lines}
 
     async def _call(
-        self, doing: str, function: Callable[[], T], deadline: int | None = None, *, bounded: bool = True
+        self,
+        doing: str,
+        function: Callable[[], T],
+        deadline: int | None = None,
+        *,
+        lane: asyncio.Semaphore | None = None,
     ) -> T:
         # The child ends itself; this second clock is for a child that even SIGKILL does not end.
         patience = (deadline or self._deadline) + 5
         try:
-            async with asyncio.timeout(patience):
-                if not bounded:
-                    return await _on_a_thread(function)
-                async with self._calls:
-                    return await _on_a_thread(function)
+            async with asyncio.timeout(patience), lane or self._calls:
+                return await _on_a_thread(function)
         except TimeoutError:
             raise EngineTimeout("engine", f"{doing}: the container engine did not answer in time") from None
         except NoSuchImage as error:
@@ -254,32 +272,31 @@ async def _on_a_thread(function: Callable[[], T]) -> T:
     return await done
 
 
-def _frozen(result: Any) -> Container:
-    """One small plain value of a ContainerInspectResult, before anything else looks at it."""
-    labels = result.config.labels or {}
-    mounts = {mount.destination: mount.name for mount in result.mounts or [] if mount.type == "volume"}
-    state = result.state
-    cpus = result.host_config.cpuset_cpus
+def _frozen(seen: Mapping[str, Any]) -> Container:
+    """One small plain value of what SEEN shows, before anything else looks at it."""
+    labels = seen["labels"] or {}
+    volumes = [mount for mount in seen["mounts"] or () if mount.get("Type") == "volume"]
+    scratch = [mount.get("Name") for mount in volumes if mount.get("Destination") == spec.SCRATCH_PATH]
     return Container(
-        id=result.id,
-        name=(result.name or "").lstrip("/"),
-        status=state.status or "dead",
+        id=seen["id"],
+        name=seen["name"].lstrip("/"),
+        status=seen["status"] or "dead",
         spec=labels.get(spec.SPEC, ""),
         instance=_int(labels.get(spec.INSTANCE)),
-        cpu=_int(cpus),
+        cpu=_int(seen["cpus"]),
         task=labels.get(spec.TASK, ""),
         generation=labels.get(spec.GENERATION, ""),
-        exit_code=state.exit_code or 0,
-        oom=bool(state.oom_killed),
-        error=state.error or None,
-        memory_mb=(result.host_config.memory or 0) // 2**20,
+        exit_code=seen["exit"] or 0,
+        oom=bool(seen["oom"]),
+        error=seen["error"] or None,
+        memory_mb=(seen["memory"] or 0) // 2**20,
         stop_timeout=_float(labels.get(spec.STOP_TIMEOUT), 30.0),
-        started=_seconds(state.started_at),
-        finished=_seconds(state.finished_at),
-        image=result.config.image or "",
-        scratch=mounts.get(spec.SCRATCH_PATH),
+        started=_seconds(seen["started"]),
+        finished=_seconds(seen["finished"]),
+        image=seen["image"] or "",
+        scratch=scratch[0] if scratch else None,
         secrets=spec.secrets_in(
-            dict(line.split("=", 1) for line in result.config.env or [] if "=" in line),
+            dict(line.split("=", 1) for line in seen["env"] or () if "=" in line),
             (labels.get(spec.SECRET_ENV) or "").split(","),
         ),
     )
@@ -296,5 +313,7 @@ def _float(text: str | None, default: float) -> float:
         return default
 
 
-def _seconds(moment: datetime | None) -> float:
+def _seconds(text: str | None) -> float:
+    """The engine's RFC 3339 as seconds since the epoch; its year 1 means never: 0."""
+    moment = datetime.fromisoformat(text) if text else None
     return moment.timestamp() if moment is not None and moment.year > 1 else 0.0
