@@ -184,6 +184,9 @@ class HubClient:
         try:
             task = TypeAdapter(TaskConfig | None).validate_python(wire)
         except ValidationError as error:
+            if not isinstance(wire, dict) or not isinstance(wire.get("task_name"), str):
+                # Not a bad task but no task at all, so nothing is known of what is current.
+                raise HubUnreachable(f"the hub's answer is not of the protocol: {_first(error)}") from None
             return TaskAnswer(changed=True, etag=fresh, heartbeat_now=now, invalid=_first(error))
         return TaskAnswer(changed=True, task=task, etag=fresh, heartbeat_now=now)
 

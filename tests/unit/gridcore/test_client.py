@@ -91,3 +91,10 @@ async def test_a_hub_without_deregister_is_no_error() -> None:
     await HubClient(Hub(reply(404))).deregister("n")
     with pytest.raises(HubRefused):
         await HubClient(Hub(reply(422))).deregister("n")
+
+
+@pytest.mark.parametrize("nonsense", [{"hello": 1}, {}, [], "x", 7, {"task_name": None}])
+async def test_what_is_no_task_at_all_says_nothing_about_what_is_current(nonsense: object) -> None:
+    """Else a stranger on the hub's address would end the work of the whole fleet."""
+    with pytest.raises(HubUnreachable, match="not of the protocol"):
+        await HubClient(Hub(reply(200, nonsense))).task("linux/amd64", "n")
