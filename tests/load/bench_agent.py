@@ -62,7 +62,7 @@ class Size:
     replacements: int = 10
 
 
-QUICK = Size(slots=4, idle=5.0, settle=3.0, replacements=1)
+QUICK = Size(slots=2, idle=3.0, settle=1.0, replacements=1)
 
 
 @dataclass
