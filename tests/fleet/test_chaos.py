@@ -21,6 +21,7 @@ SHORT = (
     "engine-hung",
     "engine-restarted",
     "foreign-container",
+    "hub-nonsense",
     "hub-resets",
     "hub-restarted",
 )
