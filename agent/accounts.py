@@ -25,7 +25,7 @@ from gridcore.masking import mask_values
 log = structlog.get_logger()
 
 LOG_LINES = 2000
-PASSING, PASSING_MOST = ("name-taken", "disk-full"), 10.0
+PASSING, PASSING_MOST = ("name-taken", "disk-full", "engine"), 10.0
 """What keeps a container from starting that is not the task's fault, and the most seconds until the next try:
 looking again costs nothing, and its end is not told."""
 QUIET = ("finished", "stopped", "killed")

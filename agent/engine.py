@@ -9,6 +9,7 @@ unknown: list before acting.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -236,7 +237,8 @@ class Engine:
             text = (
                 f"{doing}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
             )
-            raise EngineError("engine", text) from None
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise EngineError("disk-full" if full else "engine", text) from None
 
 
 def _stderr(error: DockerException) -> str:
