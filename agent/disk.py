@@ -204,7 +204,9 @@ class DiskWatch:
             return False
         try:
             await measure()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, EngineError) and error.kind == "busy":
+                return False  # with somebody else's question: again at the next look
             pace.failed(began, time.monotonic())
             raise
         pace.measured(began, time.monotonic(), free)

@@ -36,6 +36,8 @@ BODY_MOST = 32 * 2**20
 """Bytes of an answer that is read as a whole."""
 NEWEST_API = (1, 51)
 """Answers of `system/df` have another form in later versions."""
+BUSY = "a disk usage operation is already running"
+"""Engines measure once at a time, for whomever: another agent, or a person's `docker system df`."""
 LOOK_LINES, LOOK_AGE = 20, 5.0
 """A log is quiet when the oldest of its last 20 lines is more than 5 s old."""
 
@@ -218,6 +220,8 @@ class EngineApi:
             self._prefix = None
         of_container = "/containers/" in response.url.path
         # 409: it is being removed.
+        if BUSY in text:
+            return EngineError("busy", text)
         return EngineError("gone" if of_container and response.status in (404, 409) else "engine", text)
 
     def _session(self) -> aiohttp.ClientSession:

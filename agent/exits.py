@@ -15,6 +15,8 @@ _INIT_FAILED = re.compile(rb"\[FATAL tini \(\d+\)\] exec (?P<command>.*) failed:
 _BAD_FORMAT = "exec format error"
 _FILE_TOO_LARGE = 128 + 25
 """SIGXFSZ: a file grew beyond the limit."""
+_TOO_LARGE = b"File too large"
+"""EFBIG in words: programs that ignore SIGXFSZ, as Python does, end with an error that says this."""
 INTERRUPTED = (137, 143, 255)
 """Exit codes of containers that went down with the engine or the machine."""
 
@@ -69,7 +71,7 @@ def _failure(container: Container, log_tail: bytes) -> Exit:
     if container.oom or code == 137:
         sure = "out of memory" if container.oom else "killed, probably out of memory"
         return Exit("out-of-memory", f"{sure} (limit {container.memory_mb} MB)", True)
-    if code == _FILE_TOO_LARGE:
+    if code == _FILE_TOO_LARGE or _TOO_LARGE in log_tail[-4096:]:
         return Exit("disk", "wrote a file larger than the limit", True)
     if container.error:
         return Exit("failed", f"exit code {code}: {container.error}", True)

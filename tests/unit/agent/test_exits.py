@@ -39,6 +39,12 @@ def test_what_init_could_not_start_is_told_from_what_ran_and_failed() -> None:
     assert (end.kind, end.text) == ("no-command", "could not start: no-such: No such file or directory")
 
 
+def test_a_program_that_ignores_the_kernels_signal_says_itself_that_its_file_was_too_large() -> None:
+    end = classify(replace(ENDED, exit_code=1), b"OSError: [Errno 27] File too large\n", NOBODY)
+    assert (end.kind, end.text) == ("disk", "wrote a file larger than the limit")
+    assert classify(replace(ENDED, exit_code=0), b"File too large\n", NOBODY).kind == "finished"
+
+
 def test_an_end_that_was_asked_for_is_no_failure_unless_a_limit_was_broken() -> None:
     killed = replace(ENDED, exit_code=137)
     assert classify(killed, b"", Circumstances(asked=True)).kind == "stopped"
