@@ -69,6 +69,11 @@ _ROWS = (
         "name-taken",
         "a container that is not ours holds this name; remove or rename it",
     ),
+    _Row(
+        ("could not select device driver",),
+        "no-gpu",
+        "install the NVIDIA container toolkit on this node, or set gpu_count = 0",
+    ),
     _Row(("no such image", "unable to find image"), "no-image"),
     _Row(("exec format error",), "wrong-platform", "the image is for another architecture", permanent=True),
     _Row(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from random import Random
@@ -53,11 +53,20 @@ class Images:
         self._on_change = on_change
         self._pulls: set[asyncio.Task[None]] = set()
         self._ahead: Image | None = None
+        self._needed: frozenset[str] | None = None
+        self._clean_due = asyncio.Event()
         self.current: Image | None = None
 
     def forget(self) -> None:
         """Another task: what was known of the last one's image says nothing about this one's."""
         self.current = None
+
+    def need(self, names: Iterable[str]) -> None:
+        """The images of the hub's current task: until they are known, none is removed."""
+        needed = frozenset(names)
+        if needed != self._needed:
+            self._clean_due.set()
+        self._needed = needed
 
     def fetch(self, name: str, *, always: bool) -> None:
         """See that an image is here; `always`: ask its registry even if it is."""
@@ -77,10 +86,13 @@ class Images:
         self._spawn(self._fetch_ahead(self._ahead))
 
     async def cleaning(self) -> None:
-        """Keep the disk under the watermark, for ever, if the owner wants that."""
+        """Keep the disk under the watermark, if there is one: now and then, and when images change."""
         while self._watermark is not None:
+            self._clean_due.clear()
             await self._clean(self._watermark)
-            await asyncio.sleep(CLEAN_EVERY)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLEAN_EVERY):
+                    await self._clean_due.wait()
 
     def abandon(self) -> None:
         """Wait for no pull: it may take an hour, and the engine keeps the layers that are done."""
@@ -88,7 +100,9 @@ class Images:
             pull.cancel()
 
     async def _clean(self, watermark: float) -> None:
-        needed = {image.name for image in (self.current, self._ahead) if image is not None}
+        if self._needed is None:
+            return
+        needed = {image.name for image in (self.current, self._ahead) if image is not None} | self._needed
         with suppress(EngineError):  # the reconciler tells of the trouble
             root = await self._engine.api.root()
             remove = self._engine.remove_image
@@ -160,3 +174,4 @@ class Images:
         log.info("pulled", image=name, seconds=round(time.monotonic() - started, 1))
         if ours:
             self._book.pulled(name, time.time())
+        self._clean_due.set()

@@ -78,6 +78,8 @@ class Reconciler:
             self._accounts.begin_task()
             self.images.forget()
             self._scratch.task_changed()
+        if wanted.is_word:
+            self.images.need(slot.image for slot in wanted.slots)
         self._board.secrets = wanted.slots[0].secrets if wanted.slots else ()
         if wanted.warning:
             log.warning("more containers than CPUs", detail=wanted.warning)
