@@ -1,6 +1,7 @@
 """The container engine through python-on-whales: the only module that knows it.
 
-Every call is one short-lived `docker` child with a deadline, on a thread of its own (a few at a time).
+Every call is one short-lived `docker` child with a deadline, on a thread of its own. One at a time, beside
+a pull: two clients and the agent do not fit in 100 MiB, and 64 starts take no longer than four abreast.
 `timeout` ends a child that a hung daemon keeps, `setpriv --pdeathsig` one whose agent died. The threads
 are daemons, so that a call under way never keeps the agent from exiting. After a deadline the outcome is
 unknown: list before acting.
@@ -15,7 +16,9 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,8 +40,6 @@ T = TypeVar("T")
 
 DEADLINE = 60
 """Seconds for every call but a pull."""
-CALLS_AT_ONCE = 2
-"""Beside the listing and a pull. Each is a client of 24 MiB, and with 64 slots they are all there at once."""
 TAILS_AT_ONCE = 4
 """Ends of logs: 64 containers may end together, and each end is up to 64 KiB on its way here."""
 SEEN = (
@@ -72,8 +73,10 @@ class Engine:
         self._pull_timeout = int(pull_timeout)
         self._docker = DockerClient(client_call=_bounded(deadline))
         self._puller = DockerClient(client_call=_bounded(self._pull_timeout))
-        self._calls = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._looks = asyncio.Semaphore(1)  # 64 starts in a row must not keep the loop from looking
+        self._turn = asyncio.Lock()
+        self._queue = asyncio.Lock()  # for all but the listing, which is next however many starts wait
+        self._seen: dict[str, Container] = {}
+        self._looked = 0.0
         self._tails = asyncio.Semaphore(TAILS_AT_ONCE)
         self._has_quota = True  # until it says that it has none
 
@@ -90,7 +93,7 @@ class Engine:
 
     async def containers(self) -> tuple[Container, ...]:
         """Every container of ours, running or not: one list and one inspect, however many there are."""
-        return await self._call("listing containers", self._list, lane=self._looks)
+        return await self._call("listing containers", self._list, line=self._next)
 
     async def has_image(self, image: str) -> bool:
         """Whether the image is on this machine, made for a platform that runs here."""
@@ -106,8 +109,7 @@ class Engine:
             self._puller.image.pull(image, quiet=True, platform=platform)
             return self._image_platform(image)
 
-        lane = asyncio.Semaphore(1)  # its own: it may take an hour
-        made_for = await self._call(f"pulling {image}", fetch, self._pull_timeout, lane=lane)
+        made_for = await self._call(f"pulling {image}", fetch, self._pull_timeout, line=_nobody)
         # A registry gives the only image that it has, for whatever platform that is.
         if made_for is not None and not runs_on(made_for, platform):
             text = f"{image} is made for {made_for}, this node needs {platform}"
@@ -167,20 +169,28 @@ class Engine:
         return canonical_platform(f"{seen.os}/{seen.architecture}")
 
     def _list(self) -> tuple[Container, ...]:
+        # Not the library's list: its attributes inspect one container a call, and all of each.
+        docker = [*self._docker.client_config.docker_cmd, "container"]
+        ours = ["--filter", f"label={spec.OWNER}={self._owner}", "--format", "{{.ID}} {{.Names}} {{.Status}}"]
+        quiet, began = self.api.quiet_since(self._looked), time.monotonic()
         for attempt in (1, 2):
-            found = self._docker.container.list(all=True, filters=[("label", f"{spec.OWNER}={self._owner}")])
-            if not found:
-                return ()
-            # The library's own attributes inspect one container a call, and its bulk call is broken (0.81).
-            ids = [container.id for container in found]
+            rows = [
+                row.split(" ", 2) for row in str(run([*docker, "ls", "-a", "--no-trunc", *ours])).splitlines()
+            ]
+            # Idle, nothing needs a second look. After an event all do: a list lags behind it, and shows what
+            # has just ended as running.
+            known = {row[0]: self._seen[row[0]] for row in rows if quiet and _unchanged(row, self._seen)}
+            unknown = [row[0] for row in rows if row[0] not in known]
             try:
-                docker = self._docker.client_config.docker_cmd
-                lines = str(run([*docker, "container", "inspect", "--format", SEEN, *ids])).splitlines()
+                lines = str(run([*docker, "inspect", "--format", SEEN, *unknown])) if unknown else ""
             except DockerException:
                 if attempt == 2:  # one that was removed between list and inspect: look again, once
                     raise
             else:
-                return tuple(_frozen(json.loads(line)) for line in lines)
+                fresh = [_frozen(json.loads(line)) for line in lines.splitlines()]
+                self._seen = known | {container.id: container for container in fresh}
+                self._looked = began
+                return tuple(self._seen[row[0]] for row in rows if row[0] in self._seen)
         raise AssertionError
 
     def _start(self, slot: spec.SlotSpec) -> None:
@@ -212,18 +222,28 @@ class Engine:
         lines = str(run([*docker, "volume", "ls", "--filter", ours, "--format", columns])).splitlines()
         return {line.partition(" ")[0]: line.partition(" ")[2] for line in lines}
 
+    @asynccontextmanager
+    async def _in_line(self) -> AsyncIterator[None]:
+        async with self._queue, self._turn:
+            yield
+
+    @asynccontextmanager
+    async def _next(self) -> AsyncIterator[None]:
+        async with self._turn:
+            yield
+
     async def _call(
         self,
         doing: str,
         function: Callable[[], T],
         deadline: int | None = None,
         *,
-        lane: asyncio.Semaphore | None = None,
+        line: Callable[[], AbstractAsyncContextManager[None]] | None = None,
     ) -> T:
         # The child ends itself; this second clock is for a child that even SIGKILL does not end.
         patience = (deadline or self._deadline) + 5
         try:
-            async with asyncio.timeout(patience), lane or self._calls:
+            async with asyncio.timeout(patience), (line or self._in_line)():
                 return await _on_a_thread(function)
         except TimeoutError:
             raise EngineTimeout("engine", f"{doing}: the container engine did not answer in time") from None
@@ -251,6 +271,11 @@ def _bounded(seconds: int) -> list[str]:
     return [*with_parent, "timeout", "-k", "2", str(seconds), "docker"]
 
 
+def _nobody() -> AbstractAsyncContextManager[None]:
+    """The line of a pull, which may take an hour."""
+    return nullcontext()
+
+
 async def _on_a_thread(function: Callable[[], T]) -> T:
     """Run on a daemon thread; unlike a pool's, it cannot hold up the interpreter's exit."""
     loop = asyncio.get_running_loop()
@@ -272,6 +297,14 @@ async def _on_a_thread(function: Callable[[], T]) -> T:
 
     threading.Thread(target=work, daemon=True, name="docker call").start()
     return await done
+
+
+def _unchanged(row: Sequence[str], known: Mapping[str, Container]) -> bool:
+    """Whether a row of id, name and a text such as `Up 5 minutes (Paused)` is the container as last seen."""
+    seen = known.get(row[0])
+    if seen is None or len(row) < 3 or row[1] != seen.name or not row[2].startswith("Up "):
+        return False
+    return seen.status == ("paused" if "(Paused)" in row[2] else "running")
 
 
 def _frozen(seen: Mapping[str, Any]) -> Container:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
@@ -55,6 +56,8 @@ class EngineApi:
         self._timeout = timeout
         self._opened: aiohttp.ClientSession | None = None
         self._prefix: str | None = None
+        self._listening = False
+        self._heard = 0.0
 
     @property
     def reachable(self) -> bool:
@@ -129,9 +132,18 @@ class EngineApi:
     async def events(self, filters: Mapping[str, Sequence[str]]) -> AsyncIterator[bytes]:
         """The engine's events as they come, in pieces of any length, until the engine ends the stream."""
         query = {"filters": _filters(**filters)}
-        async with self._get("/events", query, "listening for events", None) as response:
-            async for chunk in response.content.iter_any():
-                yield chunk
+        try:
+            async with self._get("/events", query, "listening for events", None) as response:
+                self._listening, self._heard = True, time.monotonic()
+                async for chunk in response.content.iter_any():
+                    self._heard = time.monotonic()
+                    yield chunk
+        finally:
+            self._listening = False
+
+    def quiet_since(self, moment: float) -> bool:
+        """Whether events are listened to, and none came since (monotonic clock): then nothing has changed."""
+        return self._listening and self._heard < moment
 
     async def close(self) -> None:
         """Close the connections; the next call opens new ones."""
