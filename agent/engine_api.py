@@ -70,14 +70,18 @@ class EngineApi:
         return self._address.startswith("unix://")
 
     async def log_tail(self, container_id: str, *, lines: int, max_bytes: int) -> bytes:
-        """The end of a container's log, stdout and stderr as they were written: at most `max_bytes`."""
-        frames, tail = Frames(), bytearray()
+        """The end of a container's log, stdout and stderr as they were written: at most `max_bytes`.
+
+        It begins with a line's begin where it can: half a line could show half a secret.
+        """
+        frames, tail, cut = Frames(), bytearray(), False
         async with self._logs(container_id, tail=lines) as response:
             async for chunk in response.content.iter_any():
                 for piece in frames.feed(chunk):
                     tail += piece
+                cut = cut or len(tail) > max_bytes
                 del tail[: max(0, len(tail) - max_bytes)]
-        return bytes(tail)
+        return (cut and bytes(tail).partition(b"\n")[2]) or bytes(tail)
 
     async def log_rate(self, container_id: str, seconds: float, enough: float) -> float:
         """Bytes per second that a container makes the engine write to its log right now.
