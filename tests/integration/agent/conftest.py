@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ import pytest
 
 from agent.machine import owner
 from agent.spec import OWNER
-from tests.integration.agent.fixed_hub import TOKEN, FixedHub
+from tests.integration.agent.fixed_hub import TOKEN, FixedHub, TalkingHub
 
 WORKER = """#!/bin/sh
 # Ends cleanly on SIGTERM; MODE: run (default), deaf (ignores SIGTERM), fail, quit.
@@ -33,6 +34,8 @@ trap 'echo stopping; exit 0' TERM
 [ "$MODE" = quit ] && exit 0
 while :; do sleep 0.1; done
 """
+ALIEN = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xed\xfe" + bytes(44)
+"""The head of a program for a machine that does not exist: no emulator may know it."""
 
 
 def docker(*arguments: str, check: bool = True) -> str:
@@ -63,37 +66,97 @@ def engine() -> None:
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A registry on loopback: host:port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    root = tmp_path_factory.mktemp("registry")
-    config = root / "config.yml"
-    config.write_text(
-        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {root}/data}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
-    )
-    with (root / "log").open("w") as output:
-        process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=output, stderr=output)
+    real = Registry(tmp_path_factory.mktemp("registry"))
+    real.start()
     try:
-        eventually(lambda: _answers(f"http://127.0.0.1:{port}/v2/"), "the registry answers")
-        yield f"127.0.0.1:{port}"
+        yield real.address
     finally:
-        process.terminate()
-        process.wait(10)
+        real.stop()
 
 
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=1):
+class Registry:
+    """A `docker-registry` process; `accounts` is a file in htpasswd's form, where it wants a login."""
+
+    def __init__(self, root: Path, accounts: Path | None = None) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self._root = root
+        login = f"auth: {{htpasswd: {{realm: test, path: {accounts}}}}}\n" if accounts else ""
+        (root / "config.yml").write_text(
+            f"version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {root}/data}}}}\n"
+            f"http: {{addr: '{self.address}'}}\n{login}"
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = ["docker-registry", "serve", str(self._root / "config.yml")]
+        with (self._root / "log").open("a") as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=output)
+        eventually(self._answers, "the registry answers")
+
+    def stop(self) -> None:
+        """Take it away; a second time does nothing."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+        self._process = None
+
+    def pulls(self, image: str) -> int:
+        """How often an image's manifest has been asked for so far."""
+        name, _, tag = image.removeprefix(f"{self.address}/").partition(":")
+        log = (self._root / "log").read_text()
+        return sum(log.count(f'"{method} /v2/{name}/manifests/{tag} ') for method in ("GET", "HEAD"))
+
+    def offer(self, name: str, worker: str) -> str:
+        """Push the worker under a name of its own, and remove it from this machine."""
+        image = f"{self.address}/{name}"
+        docker("tag", worker, image)
+        docker("push", image)
+        docker("rmi", image)
+        return image
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{self.address}/v2/", timeout=1):
+                return True
+        except urllib.error.HTTPError:  # it wants a login
             return True
-    except OSError:
-        return False
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def own_registry(tmp_path: Path) -> Iterator[Registry]:
+    """A registry that the test may take away."""
+    root = tmp_path / "registry"
+    root.mkdir()
+    own = Registry(root)
+    own.start()
+    yield own
+    own.stop()
+    remove_images(own.address)
+
+
+def remove_images(address: str) -> None:
+    """Remove every image of a registry from this machine."""
+    names = docker("images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference={address}/*")
+    if names:
+        docker("rmi", "-f", *names.splitlines(), check=False)
 
 
 @pytest.fixture(scope="session")
 def images(registry: str) -> Iterator[dict[str, str]]:
-    """Pushed images: `worker` (this platform), `foreign` (arm64 only), `list` (a list without ours)."""
-    names = {name: f"{registry}/{name}:1" for name in ("worker", "foreign", "list")}
+    """Pushed images: `worker` (this platform), `foreign` (arm64 only), `list` (a list without ours).
+
+    `alien` says that it is for this platform, but its only program is not.
+    """
+    names = {name: f"{registry}/{name}:1" for name in ("worker", "foreign", "list", "alien")}
+    subprocess.run(
+        ["docker", "load"], input=image_archive(names["alien"], "amd64", program=ALIEN), check=True
+    )
+    docker("push", names["alien"])
     subprocess.run(["docker", "load"], input=image_archive(names["worker"], "amd64"), check=True)
     docker("push", names["worker"])
     subprocess.run(["docker", "load"], input=image_archive(names["foreign"], "arm64"), check=True)
@@ -106,21 +169,24 @@ def images(registry: str) -> Iterator[dict[str, str]]:
         docker("rmi", "-f", name, check=False)
 
 
-def image_archive(name: str, architecture: str) -> bytes:
-    """A `docker save` archive of a busybox image, labelled with any architecture."""
+def image_archive(name: str, architecture: str, program: bytes | None = None) -> bytes:
+    """A `docker save` archive of busybox, or of one strange program, labelled with any architecture."""
     busybox = shutil.which("busybox")
     if busybox is None:
         pytest.fail("busybox-static is missing; run tests/fleet/machine.sh first (make test does)")
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
-        tar.add(os.path.realpath(busybox), "bin/busybox")
-        for applet in ("sh", "sleep", "cat", "echo", "env", "head", "dd"):
-            link = tarfile.TarInfo(f"bin/{applet}")
-            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-            tar.addfile(link)
-        script = tarfile.TarInfo("worker")
-        script.size, script.mode = len(WORKER), 0o755
-        tar.addfile(script, io.BytesIO(WORKER.encode()))
+        if program is None:
+            tar.add(os.path.realpath(busybox), "bin/busybox")
+            for applet in ("sh", "sleep", "cat", "echo", "env", "head", "dd"):
+                link = tarfile.TarInfo(f"bin/{applet}")
+                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+                tar.addfile(link)
+        files = {"worker": WORKER.encode()} if program is None else {"worker": program, "bin/sh": program}
+        for where, content in files.items():
+            file = tarfile.TarInfo(where)
+            file.size, file.mode = len(content), 0o755
+            tar.addfile(file, io.BytesIO(content))
     digest = hashlib.sha256(layer.getvalue()).hexdigest()
     config = {
         "architecture": architecture,
@@ -156,6 +222,20 @@ def hub() -> Iterator[FixedHub]:
     fixed = FixedHub()
     yield fixed
     fixed.close()
+
+
+@pytest.fixture
+def make_hub() -> Iterator[Callable[[], TalkingHub]]:
+    """Make hubs that can also give orders; each has its own task and nodes."""
+    made: list[TalkingHub] = []
+
+    def make() -> TalkingHub:
+        made.append(TalkingHub())
+        return made[-1]
+
+    yield make
+    for hub in made:
+        hub.close()
 
 
 class Agent:
@@ -221,6 +301,26 @@ class Agent:
         )
         return dict(row.split(" ", 1) for row in rows.splitlines())
 
+    def ask(self, *words: str) -> str:
+        """Run `gridnode status`, `pause` or `resume` beside it, and give its output."""
+        command = [sys.executable, "-m", "agent.cli", words[0], "--config", str(self.config), *words[1:]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def set(self, **settings: Any) -> None:
+        """Change the configuration; the next start reads it."""
+        lines = [
+            line for line in self.config.read_text().splitlines() if line.partition(" ")[0] not in settings
+        ]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+        self.config.write_text("\n".join(lines) + "\n")
+
+    def kill(self) -> None:
+        """SIGKILL, as the kernel does."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
     def output(self) -> str:
         """What the agent logged so far."""
         return self.log.read_text()
@@ -244,6 +344,70 @@ def make_agent(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
             agent.process.kill()
             agent.process.wait()
         if leftovers := agent.containers(running=False):
-            docker("rm", "-f", *leftovers)
+            docker("rm", "-f", "-v", *leftovers)
         if scratch := docker("volume", "ls", "-q", "--filter", f"label={OWNER}={owner(agent.config)}"):
             docker("volume", "rm", *scratch.splitlines())
+
+
+class Hub:
+    """A `computehub` process on a loopback port of its own, its state in a file."""
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.database = directory / "hub.db"
+        self.config = directory / "computehub.toml"
+        self.config.write_text(
+            f'bind = "127.0.0.1:{self.port}"\ntoken = "{TOKEN}"\nstate = "sqlite:///{self.database}"\n'
+            + "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-m", "hub.cli", "--config", str(self.config)])
+        eventually(self._answers, "the hub answers")
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(10) == 0
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.call("GET", "/health") == "OK")
+        except OSError:
+            return False
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        request = urllib.request.Request(
+            self.url + path,
+            data=None if body is None else json.dumps(body).encode(),
+            method=method,
+            headers={"Authorization": f"Bearer {TOKEN}"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            text = answer.read().decode()
+        return json.loads(text) if text[:1] in "[{n" else text
+
+    def node(self, node_id: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self.call("GET", f"/api/nodes/{node_id}")
+        except urllib.error.HTTPError:  # not registered yet
+            return {"status": None, "active_containers": 0, "errors": []}
+        return found
+
+    def run_task(self, name: str, image: str, **fields: Any) -> None:
+        self.call("POST", "/api/tasks", {"name": name, "image": image, **fields})
+        self.call("POST", "/api/tasks/next")
+
+
+@pytest.fixture
+def computehub(tmp_path: Path) -> Iterator[Hub]:
+    hub = Hub(tmp_path)
+    hub.start()
+    yield hub
+    assert hub.process is not None
+    hub.process.kill()
+    hub.process.wait()

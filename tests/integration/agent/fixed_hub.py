@@ -6,6 +6,7 @@ against it unchanged: no ETag, no `known`, no generation, no deregister.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import threading
@@ -33,12 +34,17 @@ class Seen:
 
 
 class FixedHub:
-    """Start it, set `task` or `stop`, read `seen`. `status` other than 200 makes every call fail with it."""
+    """Start it, set `task` or `stop`, read `seen`. `status` other than 200 makes every call fail with it.
+
+    `manner` other than "" is how it misbehaves: "nonsense", "slow" or "reset".
+    """
 
     def __init__(self, port: int = 0) -> None:
         self.task: dict[str, Any] | None = None
         self.stop = False
         self.status = 200
+        self.manner = ""
+        self.closed = False
         self.seen: list[Seen] = []
         self.extra_calls: list[str] = []
         self._connections: list[socket.socket] = []
@@ -67,6 +73,7 @@ class FixedHub:
 
     def close(self) -> None:
         """Stop listening, and cut the connections that are kept alive, as a process that ends does."""
+        self.closed = True
         self._server.shutdown()
         self._server.server_close()
         for connection in self._connections:
@@ -84,12 +91,21 @@ class FixedHub:
         ok = request.headers.get("Authorization") == f"Bearer {TOKEN}"
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         self.seen.append(Seen(request.command, parts.path, query, body, ok))
-        if not ok:
+        if self.manner:
+            self._misbehave(request)
+        elif not ok:
             self._answer(request, 401, {"error": "unauthorized"})
         elif self.status != 200:
             self._answer(request, self.status, {"error": "broken"})
         else:
             self._dispatch(request, f"{request.command} {parts.path}", body)
+
+    def _misbehave(self, request: BaseHTTPRequestHandler) -> None:
+        if self.manner == "slow":
+            time.sleep(30)
+        elif self.manner == "nonsense":
+            self._answer(request, 200, ["<html>", {"node_id": 7, "known": "perhaps"}])
+        request.close_connection = True
 
     def _dispatch(self, request: BaseHTTPRequestHandler, call: str, body: Any) -> None:
         if call == "POST /gridnode/register":
@@ -104,13 +120,82 @@ class FixedHub:
             self._answer(request, 404, {"error": "not found"})
 
     @staticmethod
-    def _answer(request: BaseHTTPRequestHandler, status: int, body: Any) -> None:
+    def _answer(request: BaseHTTPRequestHandler, status: int, body: Any, etag: str | None = None) -> None:
         payload = json.dumps(body).encode()
         request.send_response(status)
+        if etag is not None:
+            request.send_header("ETag", etag)
         request.send_header("Content-Type", "application/json")
         request.send_header("Content-Length", str(len(payload)))
         request.end_headers()
         request.wfile.write(payload)
+
+
+class TalkingHub(FixedHub):
+    """One that also says what later hubs may, and holds the question for the task until that changes.
+
+    `additions` stand in every heartbeat's answer.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        self.additions: dict[str, Any] = {}
+        self._log_orders: list[dict[str, Any]] = []
+        super().__init__(port)
+
+    def log(self, instance: int = 0, lines: int = 200, previous: int = 0, seconds: float = 15) -> Any:
+        """Order the end of a container's log with the next heartbeat; what the node brought."""
+        order = {"id": uuid.uuid4().hex, "instance": instance, "lines": lines, "previous": previous}
+        self._log_orders.append(order)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for brought in self.calls("/gridnode/logs"):
+                if brought.body["id"] == order["id"]:
+                    return brought.body
+            time.sleep(0.05)
+        raise AssertionError(f"no log within {seconds:g} s: {order}")
+
+    def beats(self) -> list[Any]:
+        """The heartbeats' bodies so far."""
+        return [seen.body for seen in self.calls("/gridnode/heartbeat")]
+
+    def errors(self) -> list[Any]:
+        """Every error that heartbeats brought."""
+        return [error for beat in self.beats() for error in beat.get("errors", [])]
+
+    def last_exit(self, instance: int = 0) -> Any:
+        """How the slot's last container ended, by the last heartbeat; None if none did."""
+        slots = self.beats()[-1]["containers"] if self.beats() else []
+        return next((slot.get("last_exit") for slot in slots if slot["instance"] == instance), None)
+
+    def _dispatch(self, request: BaseHTTPRequestHandler, call: str, body: Any) -> None:
+        if call == "POST /gridnode/heartbeat":
+            orders, self._log_orders = self._log_orders, []
+            more = {"logs": orders} if orders else {}
+            self._answer(request, 200, {"stop_requested": self.stop} | self.additions | more)
+        elif call == "POST /gridnode/logs":
+            self._answer(request, 200, {})
+        elif call == "GET /gridnode/task":
+            self._hold(request)
+        else:
+            super()._dispatch(request, call, body)
+
+    def _hold(self, request: BaseHTTPRequestHandler) -> None:
+        asked, deadline = request.headers.get("If-None-Match"), time.monotonic() + 20
+        while asked == self._etag() and time.monotonic() < deadline and self._is_well():
+            time.sleep(0.05)
+        tag = self._etag()
+        if tag == asked:
+            request.send_response(304)
+            request.send_header("ETag", tag)
+            request.end_headers()
+        else:
+            self._answer(request, 200, self.task, tag)
+
+    def _is_well(self) -> bool:
+        return self.status == 200 and not self.manner and not self.closed
+
+    def _etag(self) -> str:
+        return f'"{hashlib.sha256(json.dumps(self.task).encode()).hexdigest()[:16]}"'
 
 
 def task(name: str, image: str, **fields: Any) -> dict[str, Any]:

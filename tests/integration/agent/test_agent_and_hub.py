@@ -2,88 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-import pytest
-
-from tests.integration.agent.conftest import Agent, eventually
-from tests.integration.agent.fixed_hub import TOKEN
+from tests.integration.agent.conftest import Agent, Hub, eventually
 
 MakeAgent = Callable[..., Agent]
-
-
-class Hub:
-    """A `computehub` process on a loopback port of its own, its state in a file."""
-
-    def __init__(self, directory: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.database = directory / "hub.db"
-        self.config = directory / "computehub.toml"
-        self.config.write_text(
-            f'bind = "127.0.0.1:{self.port}"\ntoken = "{TOKEN}"\nstate = "sqlite:///{self.database}"\n'
-        )
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-m", "hub.cli", "--config", str(self.config)])
-        eventually(self._answers, "the hub answers")
-
-    def stop(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(10) == 0
-
-    def _answers(self) -> bool:
-        try:
-            return bool(self.call("GET", "/health") == "OK")
-        except OSError:
-            return False
-
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        request = urllib.request.Request(
-            self.url + path,
-            data=None if body is None else json.dumps(body).encode(),
-            method=method,
-            headers={"Authorization": f"Bearer {TOKEN}"},
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            text = answer.read().decode()
-        return json.loads(text) if text[:1] in "[{n" else text
-
-    def node(self, node_id: str) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = self.call("GET", f"/api/nodes/{node_id}")
-        except urllib.error.HTTPError:  # not registered yet
-            return {"status": None, "active_containers": 0, "errors": []}
-        return found
-
-    def run_task(self, name: str, image: str, **fields: Any) -> None:
-        self.call("POST", "/api/tasks", {"name": name, "image": image, **fields})
-        self.call("POST", "/api/tasks/next")
-
-
-@pytest.fixture
-def computehub(tmp_path: Path) -> Iterator[Hub]:
-    hub = Hub(tmp_path)
-    hub.start()
-    yield hub
-    assert hub.process is not None
-    hub.process.kill()
-    hub.process.wait()
 
 
 def names(agent: Agent) -> list[str]:

@@ -1,0 +1,137 @@
+"""How containers end, told apart in what the operator sees, and how long their slots wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from tests.integration.agent.conftest import Agent, docker, eventually
+from tests.integration.agent.fixed_hub import TalkingHub, task
+
+MakeAgent = Callable[..., Agent]
+MakeHub = Callable[[], TalkingHub]
+
+ENDS: dict[str, tuple[list[str] | None, str, int | None, str]] = {
+    "well": (["sh", "-c", "exit 0"], "finished", 0, "finished"),
+    "badly": (["sh", "-c", "echo no luck >&2; exit 3"], "failed", 3, "exit code 3"),
+    "by-a-signal": (["sh", "-c", "kill -SEGV $$"], "failed", 139, "exit code 139 (killed by signal 11)"),
+    "for-memory": (
+        ["sh", "-c", "busybox head -c 100m /dev/zero | busybox tail"],
+        "out-of-memory",
+        137,
+        "out of memory (limit 16 MB)",
+    ),
+    "as-an-alien": (
+        None,
+        "wrong-platform",
+        1,
+        "could not start: /worker is for another architecture (exec format error)",
+    ),
+    "unfound": (["/no/such/command"], "no-command", 127, "could not start: /no/such/command: No such file"),
+}
+"""Name → command (None: an image for another machine), and what the operator sees: kind, exit code, words."""
+
+
+def is_error(hub: TalkingHub) -> bool:
+    """Whether the node says that something is wrong."""
+    return bool(hub.beats()[-1]["status"] == "Error")
+
+
+def started(agent: Agent) -> int:
+    """How many containers the agent started so far."""
+    return agent.output().count("] started")
+
+
+def events(name: str, since: float) -> list[tuple[str, float]]:
+    """What the engine says happened to containers of this name: (start or die, seconds)."""
+    rows = docker(
+        "events",
+        *("--since", f"{since:.3f}", "--until", f"{time.time():.3f}", "--filter", f"container={name}"),
+        *("--filter", "event=start", "--filter", "event=die", "--format", "{{.Action}} {{.TimeNano}}"),
+    )
+    split = [row.split() for row in rows.splitlines()]
+    return [(action, int(nanoseconds) / 1e9) for action, nanoseconds in split]
+
+
+def test_each_end_of_a_container_is_told_apart(
+    make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    hubs = {name: make_hub() for name in ENDS}
+    agents: dict[str, Agent] = {}
+    for name, (command, *_) in ENDS.items():
+        image = images["worker" if command else "alien"]
+        hubs[name].task = task(name, image, command=command, memory=16)
+        agents[name] = make_agent(hubs[name].url, parallelism=1).start()
+    for name, (_, kind, code, words) in ENDS.items():
+        hub = hubs[name]
+        last: dict[str, Any] = eventually(hub.last_exit, f"an end {name} is told")
+        assert (last["kind"], last["exit_code"]) == (kind, code), name
+        assert words in last["message"], name
+        assert last["ago"] >= 0
+        assert 0 <= last["ran"] < 10
+        slot = hub.beats()[-1]["containers"][0]
+        assert slot["restarts"] >= 1
+        if kind == "finished":
+            assert hub.errors() == []
+        else:
+            assert {error["kind"] for error in hub.errors()} == {kind}, name
+            assert words in hub.errors()[0]["message"], name
+            eventually(partial(is_error, hub), f"an end {name} is an error")
+    assert [agent.stop() for agent in agents.values()] == [0] * len(ENDS)
+
+
+def test_an_image_that_ends_well_at_once_does_not_spin_but_after_five_seconds_goes_on_at_once(
+    make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    quick, steady = make_hub(), make_hub()
+    quick.task = task("quick", images["worker"], command=["sh", "-c", "exit 0"])
+    steady.task = task("steady", images["worker"], command=["sh", "-c", "sleep 5.1"])
+    began = time.time()
+    hasty = make_agent(quick.url, parallelism=1).start()
+    patient = make_agent(steady.url, parallelism=1).start()
+    eventually(lambda: started(hasty), "a first container starts")
+    time.sleep(10)
+    assert 3 <= started(hasty) <= 5  # at 0, 1, 3, 7 … seconds
+    eventually(lambda: started(patient) >= 3, "the steady one starts again and again")
+    name = f"idm-steady-{patient.node_id}-0"
+    seen = events(name, began)
+    died = next(at for action, at in seen if action == "die")
+    again = next(at for action, at in seen if action == "start" and at > died)
+    assert again - died < 2
+    assert quick.errors() == steady.errors() == []
+    assert {beat["status"] for beat in steady.beats()} <= {"Idle", "Running"}
+    assert hasty.stop() == patient.stop() == 0
+
+
+def test_a_deaf_container_is_killed_after_its_time_and_that_is_told_once(
+    make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    hub = make_hub()
+    hub.task = task("deaf", images["worker"], env={"MODE": "deaf"}, stop_timeout=1)
+    agent = make_agent(hub.url, parallelism=1).start()
+    eventually(agent.containers, "a container runs")
+    hub.task = task("polite", images["worker"])
+    last = eventually(hub.last_exit, "the end is told", 25)
+    assert (last["kind"], last["message"]) == ("killed", "did not stop within 1 s")
+    eventually(lambda: hub.beats()[-1]["status"] == "Running", "the next task runs")
+    assert [error["kind"] for error in hub.errors()] == ["killed"]
+    assert agent.stop() == 0
+
+
+def test_a_container_removed_by_hand_is_replaced(
+    make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    hub = make_hub()
+    hub.task = task("squares", images["worker"])
+    agent = make_agent(hub.url).start()
+    before = eventually(lambda: len(c := agent.containers()) == 2 and c, "two containers run")
+    victim, other = before
+    docker("rm", "-f", victim)
+    after = eventually(lambda: len(c := agent.containers()) == 2 and c, "another takes its place", 10)
+    assert victim not in after
+    assert other in after
+    assert sorted(after.values()) == sorted(before.values())
+    eventually(lambda: hub.beats()[-1]["active_containers"] == 2, "both are shown")
+    assert agent.stop() == 0
