@@ -1,10 +1,9 @@
 """The container engine through python-on-whales: the only module that knows it.
 
-Every call is one short-lived `docker` child with a deadline, on a thread of its own. One at a time, beside
-a pull: two clients and the agent do not fit in 100 MiB, and 64 starts take no longer than four abreast.
-`timeout` ends a child that a hung daemon keeps, `setpriv --pdeathsig` one whose agent died. The threads
-are daemons, so that a call under way never keeps the agent from exiting. After a deadline the outcome is
-unknown: list before acting.
+Every call is one short-lived `docker` child with a deadline, on a thread of its own, one at a time beside a
+pull (agent/engine_calls.py says why). `timeout` ends a child that a hung daemon keeps, `setpriv --pdeathsig`
+one whose agent died. The threads are daemons, so that a call under way never keeps the agent from exiting.
+After a deadline the outcome is unknown: list before acting.
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ import json
 import os
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +28,7 @@ from python_on_whales.utils import run
 
 from agent import spec
 from agent.engine_api import EngineApi
+from agent.engine_calls import Turns, on_a_thread
 from agent.engine_errors import translate
 from agent.errors import EngineError, EngineTimeout, EngineUnreachable
 from agent.planner import Container
@@ -73,8 +72,7 @@ class Engine:
         self._pull_timeout = int(pull_timeout)
         self._docker = DockerClient(client_call=_bounded(deadline))
         self._puller = DockerClient(client_call=_bounded(self._pull_timeout))
-        self._turn = asyncio.Lock()
-        self._queue = asyncio.Lock()  # for all but the listing, which is next however many starts wait
+        self._turns = Turns()
         self._seen: dict[str, Container] = {}
         self._looked = 0.0
         self._tails = asyncio.Semaphore(TAILS_AT_ONCE)
@@ -93,7 +91,7 @@ class Engine:
 
     async def containers(self) -> tuple[Container, ...]:
         """Every container of ours, running or not: one list and one inspect, however many there are."""
-        return await self._call("listing containers", self._list, line=self._next)
+        return await self._call("listing containers", self._list, line=self._turns.next)
 
     async def has_image(self, image: str) -> bool:
         """Whether the image is on this machine, made for a platform that runs here."""
@@ -122,17 +120,25 @@ class Engine:
     async def signal(self, containers: Sequence[Container], signal: str) -> None:
         """Send a signal; containers that have ended meanwhile make it fail, the others got it."""
         ids = [c.id for c in containers]
-        await self._call(f"sending {signal}", lambda: self._docker.container.kill(ids, signal=signal))
+        await self._call(
+            f"sending {signal}",
+            lambda: self._docker.container.kill(ids, signal=signal),
+            line=self._turns.next,
+        )
 
     async def freeze(self, containers: Sequence[Container]) -> None:
         """Let containers keep everything but the CPU."""
         ids = [c.id for c in containers]
-        await self._call("freezing containers", lambda: self._docker.container.pause(ids))
+        await self._call(
+            "freezing containers", lambda: self._docker.container.pause(ids), line=self._turns.next
+        )
 
     async def thaw(self, containers: Sequence[Container]) -> None:
         """Let frozen containers go on."""
         ids = [c.id for c in containers]
-        await self._call("thawing containers", lambda: self._docker.container.unpause(ids))
+        await self._call(
+            "thawing containers", lambda: self._docker.container.unpause(ids), line=self._turns.next
+        )
 
     async def remove(self, containers: Sequence[Container]) -> None:
         """Remove containers that have ended, with their anonymous volumes."""
@@ -222,16 +228,6 @@ class Engine:
         lines = str(run([*docker, "volume", "ls", "--filter", ours, "--format", columns])).splitlines()
         return {line.partition(" ")[0]: line.partition(" ")[2] for line in lines}
 
-    @asynccontextmanager
-    async def _in_line(self) -> AsyncIterator[None]:
-        async with self._queue, self._turn:
-            yield
-
-    @asynccontextmanager
-    async def _next(self) -> AsyncIterator[None]:
-        async with self._turn:
-            yield
-
     async def _call(
         self,
         doing: str,
@@ -243,8 +239,8 @@ class Engine:
         # The child ends itself; this second clock is for a child that even SIGKILL does not end.
         patience = (deadline or self._deadline) + 5
         try:
-            async with asyncio.timeout(patience), (line or self._in_line)():
-                return await _on_a_thread(function)
+            async with asyncio.timeout(patience), (line or self._turns.queued)():
+                return await on_a_thread(function)
         except TimeoutError:
             raise EngineTimeout("engine", f"{doing}: the container engine did not answer in time") from None
         except NoSuchImage as error:
@@ -274,29 +270,6 @@ def _bounded(seconds: int) -> list[str]:
 def _nobody() -> AbstractAsyncContextManager[None]:
     """The line of a pull, which may take an hour."""
     return nullcontext()
-
-
-async def _on_a_thread(function: Callable[[], T]) -> T:
-    """Run on a daemon thread; unlike a pool's, it cannot hold up the interpreter's exit."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(setter: Callable[[Any], None], value: Any) -> None:
-        if not done.done():
-            setter(value)
-
-    def work() -> None:
-        try:
-            result = function()
-        except BaseException as error:  # it is raised again where it is awaited
-            outcome: tuple[Callable[[Any], None], Any] = (done.set_exception, error)
-        else:
-            outcome = (done.set_result, result)
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, *outcome)
-
-    threading.Thread(target=work, daemon=True, name="docker call").start()
-    return await done
 
 
 def _unchanged(row: Sequence[str], known: Mapping[str, Container]) -> bool:

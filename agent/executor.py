@@ -19,6 +19,8 @@ from agent.spec import SlotSpec, Wanted
 
 log = structlog.get_logger()
 
+STARTS_AT_ONCE = 4
+"""Given to the engine; the others can still be taken back."""
 CONDEMNED_GRACE = 5.0
 """Seconds, at most, that a container has to stop which broke a limit."""
 
@@ -49,6 +51,7 @@ class Executor:
         self._wake = wake
         self._actions: set[asyncio.Task[None]] = set()
         self._patience = Patience()
+        self._starts = asyncio.Semaphore(STARTS_AT_ONCE)
         self._hasty = False
         self._busy_containers: set[str] = set()
         self.busy_instances: set[int] = set()
@@ -153,18 +156,24 @@ class Executor:
 
     async def _start(self, slot: SlotSpec) -> None:
         try:
-            await self._engine.start(slot)
-            log.info("started", container=slot.name, cpu=slot.cpu)
+            async with self._starts:
+                if not self._is_wanted(slot):
+                    return  # no longer, while it waited
+                await self._engine.start(slot)
+                log.info("started", container=slot.name, cpu=slot.cpu)
         except (EngineTimeout, EngineUnreachable):
             pass  # the list will tell what became of it
         except EngineError as error:
-            wanted = self._wanted()
-            if wanted is not None and slot in wanted.slots:
+            if self._is_wanted(slot):
                 if error.kind == "no-image":  # removed behind our back
                     self._images.forget()
                 self._accounts.start_failed(slot, error.kind, str(error))
         finally:
             self.busy_instances.discard(slot.instance)
+
+    def _is_wanted(self, slot: SlotSpec) -> bool:
+        wanted = self._wanted()
+        return wanted is not None and slot in wanted.slots
 
     async def _terminate(self, containers: tuple[Container, ...]) -> None:
         log.info("stopping", containers=[c.name for c in containers])
