@@ -11,13 +11,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import structlog
 
 from agent import spec
+from agent.machine import Identity
 from agent.report import Board, clip
 from agent.settings import Settings, write_node_id
 from agent.slots import doubled, jittered
@@ -50,19 +50,6 @@ ENGINE_HEAD_START = 5.0
 """Seconds that the first registration waits for the engine to tell its platform."""
 FAREWELL = 5.0
 """Seconds for the last words to the hub."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What the node says of itself when it registers; `platform` None while the engine has not told."""
-
-    hostname: str
-    architecture: str
-    platform: str | None
-    cpu_count: int
-    machine: str
-    refusal: str | None = None
-    """Why this machine cannot run containers at all."""
 
 
 class HubLink:

@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.settings import Settings
@@ -27,6 +28,19 @@ _UNENFORCED = {
     "pids": "process limits are not enforced: this kernel has no pids controller",
     "cpuset": "containers are not bound to their CPUs: this kernel has no cpuset controller",
 }
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the node says of itself when it registers; `platform` None while the engine has not told."""
+
+    hostname: str
+    architecture: str
+    platform: str | None
+    cpu_count: int
+    machine: str
+    refusal: str | None = None
+    """Why this machine cannot run containers at all."""
 
 
 def facts(config: Path, settings: Settings) -> NodeFacts:

@@ -28,9 +28,10 @@ from agent.disk import DiskWatch
 from agent.engine import Engine
 from agent.engine_events import listen
 from agent.errors import EngineError
-from agent.hub_link import HubLink, Identity
+from agent.hub_link import HubLink
 from agent.image_cleanup import PulledImages
 from agent.images import Images
+from agent.machine import Identity
 from agent.reconciler import Reconciler
 from agent.report import Board
 from agent.runs import Runs

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from agent import hub_link
-from agent.hub_link import HubLink, Identity
+from agent.hub_link import HubLink
+from agent.machine import Identity
 from agent.report import Board
 from agent.settings import Settings
 from agent.spec import NodeFacts, Wanted
