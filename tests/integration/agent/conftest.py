@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -403,11 +404,21 @@ class Hub:
         self.call("POST", "/api/tasks/next")
 
 
+@contextmanager
+def running_hub(directory: Path, **settings: Any) -> Iterator[Hub]:
+    """A hub process with these settings, gone at the end."""
+    hub = Hub(directory, **settings)
+    hub.start()
+    try:
+        yield hub
+    finally:
+        assert hub.process is not None
+        hub.process.kill()
+        hub.process.wait()
+
+
 @pytest.fixture
 def computehub(tmp_path: Path) -> Iterator[Hub]:
-    hub = Hub(tmp_path)
-    hub.start()
-    yield hub
-    assert hub.process is not None
-    hub.process.kill()
-    hub.process.wait()
+    """A hub process."""
+    with running_hub(tmp_path) as hub:
+        yield hub

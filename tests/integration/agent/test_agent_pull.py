@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.integration.agent.conftest import Agent, Registry, docker, eventually, remove_images
+from tests.integration.agent.conftest import (
+    Agent,
+    Registry,
+    docker,
+    eventually,
+    remove_images,
+    running_hub,
+)
 from tests.integration.agent.fixed_hub import TalkingHub, task
 
 MakeAgent = Callable[..., Agent]
@@ -134,24 +141,23 @@ def test_a_registry_that_is_away_is_asked_further_and_further_apart_until_it_is_
     assert agent.stop() == 0
 
 
-def test_the_next_image_is_fetched_ahead_so_that_a_switch_needs_no_registry(
-    make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent, own_registry: Registry
+def test_the_next_pending_tasks_image_is_fetched_ahead_so_that_a_switch_needs_no_registry(
+    tmp_path: Path, images: dict[str, str], make_agent: MakeAgent, own_registry: Registry
 ) -> None:
-    hub = make_hub()
     now, soon = (own_registry.offer(f"{name}:1", images["worker"]) for name in ("now", "soon"))
-    hub.task = task("now", now, stop_timeout=1)
-    hub.additions = {"prefetch": soon}
-    agent = make_agent(hub.url, parallelism=1).start()
-    eventually(lambda: is_here(soon), "the next image is here")
-    (before,) = eventually(lambda: runs(agent, "now"), "the current task runs meanwhile")
-    own_registry.stop()
-    hub.task = task("soon", soon, stop_timeout=1)
-    hub.additions = {}
-    eventually(lambda: runs(agent, "soon"), "the next task runs", 25)
-    assert before not in agent.containers(running=False)
-    assert agent.output().count("] pulling") == 2
-    assert hub.errors() == []
-    assert agent.stop() == 0
+    with running_hub(tmp_path, prefetch=True) as hub:
+        hub.run_task("now", now, stop_timeout=1)
+        hub.call("POST", "/api/tasks", {"name": "soon", "image": soon, "stop_timeout": 1})
+        agent = make_agent(hub.url, parallelism=1).start()
+        eventually(lambda: is_here(soon), "the next image is here")
+        (before,) = eventually(lambda: runs(agent, "now"), "the current task runs meanwhile")
+        own_registry.stop()
+        hub.call("POST", "/api/tasks/next")
+        eventually(lambda: runs(agent, "soon"), "the next task runs", 25)
+        assert before not in agent.containers(running=False)
+        assert agent.output().count("] pulling") == 2
+        assert hub.node(agent.node_id)["errors"] == []
+        assert agent.stop() == 0
 
 
 def test_above_the_watermark_only_images_go_that_the_agent_pulled_and_no_task_needs(
