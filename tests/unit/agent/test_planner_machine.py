@@ -52,6 +52,15 @@ class World:
         self.deadlines: dict[str, float] = {}
         self.terminated: dict[str, int] = {}
 
+    def twin(self) -> World:
+        """The same once more, to see what would become of it."""
+        other = copy.copy(self)
+        other.ids = itertools.count(1_000_000)
+        other.containers, other.starting = dict(self.containers), dict(self.starting)
+        other.condemned, other.deadlines = set(self.condemned), dict(self.deadlines)
+        other.terminated = dict(self.terminated)
+        return other
+
     def state(self) -> State:
         return State(
             self.wanted,
@@ -221,8 +230,7 @@ class PlannerMachine(RuleBasedStateMachine):
 
     @invariant()
     def left_alone_it_converges(self) -> None:
-        world = copy.deepcopy(self.world)
-        world.ids = itertools.count(1_000_000)
+        world = self.world.twin()
         if world.wanted is None:
             before = dict(world.containers)
             world.settle()
