@@ -194,9 +194,9 @@ class Engine:
                     raise
             else:
                 fresh = [_frozen(json.loads(line)) for line in lines.splitlines()]
-                self._seen = known | {container.id: container for container in fresh}
-                self._looked = began
-                return tuple(self._seen[row[0]] for row in rows if row[0] in self._seen)
+                seen = known | {container.id: container for container in fresh}
+                self._seen, self._looked = seen, began  # a slow look may run beside another
+                return tuple(seen[row[0]] for row in rows if row[0] in seen)
         raise AssertionError
 
     def _start(self, slot: spec.SlotSpec) -> None:
