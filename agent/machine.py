@@ -137,16 +137,6 @@ def gpu_count(root: Path = Path("/")) -> int:
         return devices
 
 
-def memory_limit_enforced(cgroup: Path = CGROUP, controllers: Path = CONTROLLERS) -> bool:
-    """Whether this kernel holds containers to their memory limit; True where that cannot be known."""
-    return _controls("memory", cgroup, controllers)
-
-
-def pids_limit_enforced(cgroup: Path = CGROUP, controllers: Path = CONTROLLERS) -> bool:
-    """Whether this kernel holds containers to their number of processes; True where that cannot be known."""
-    return _controls("pids", cgroup, controllers)
-
-
 def limit_warnings(cgroup: Path = CGROUP, controllers: Path = CONTROLLERS) -> tuple[str, ...]:
     """The limits that this kernel does not enforce, one line each, for the operator and the owner."""
     missing = [name for name in _UNENFORCED if not _controls(name, cgroup, controllers)]

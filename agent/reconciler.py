@@ -139,11 +139,6 @@ class Reconciler:
         """Those that ran at the last look."""
         return tuple(c for c in self._containers if c.status == "running")
 
-    @property
-    def permit(self) -> Permit:
-        """The owner's terms as they stand now."""
-        return self._permit
-
     async def run(self) -> None:
         """Tick until told to stop or to hand over, and that is done.
 

@@ -7,17 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
 from contextlib import suppress
-
-
-def watchdog_interval(env: Mapping[str, str] = os.environ) -> float | None:
-    """Seconds between two `WATCHDOG=1`, half of what the unit allows; None where nobody waits for them."""
-    usec, pid = env.get("WATCHDOG_USEC", ""), env.get("WATCHDOG_PID", "")
-    # A child inherits the variables, but is not the process that systemd watches.
-    if not usec.isdecimal() or int(usec) == 0 or (pid and pid != str(os.getpid())):
-        return None
-    return int(usec) / 2e6
 
 
 def notify(*assignments: str) -> None:

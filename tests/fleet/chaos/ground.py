@@ -202,16 +202,17 @@ class Ground:
         return f"redis://:{password}@{self.grid.control.address}:6379/0"
 
 
-def prepare(prefix: str, nodes: int) -> Ground:
-    """From nothing to a fleet that computes."""
+def prepare(prefix: str, nodes: int, *, bounded_disks: bool) -> Ground:
+    """From nothing to a fleet that computes; disks that can be filled need loop devices on this machine."""
     with step("Make this machine ready") as running:
         running.note = run([MACHINE], timeout=900).splitlines()[-1].removeprefix("machine: ")
     with step("Make the images"):
         images.host_image()
         built = [images.example_image("squares"), _second_image()]
-    with step(f"Start {nodes + 1} hosts with bounded disks") as running:
-        ground = Ground(Grid.start(prefix, nodes, LOOP_OPTIONS))
-        ground.grid.everywhere(_bound_disks)
+    with step(f"Start {nodes + 1} hosts{' with bounded disks' if bounded_disks else ''}") as running:
+        ground = Ground(Grid.start(prefix, nodes, LOOP_OPTIONS if bounded_disks else ()))
+        if bounded_disks:
+            ground.grid.everywhere(_bound_disks)
         _start_proxy(ground.grid.control)
         running.note = ", ".join(host.container for host in ground.grid.fleet.hosts.values())
     with step("Roll out Redis, hub and agents: site.yml"):

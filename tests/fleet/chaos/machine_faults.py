@@ -195,13 +195,23 @@ def _(scene: Scene) -> None:
 # The disks
 
 
-@FAULTS.add("engine-disk-full", "no byte is left for the engine while containers must start", seconds=(8, 20))
+@FAULTS.add(
+    "engine-disk-full",
+    "no byte is left for the engine while containers must start",
+    seconds=(8, 20),
+    fills_disk=True,
+)
 def _(scene: Scene) -> None:
     scene.hurt_all(scene.mine)  # a full disk may also end those that run
     _full(scene, "/var/lib/docker")
 
 
-@FAULTS.add("agent-disk-full", "no byte is left for the agent while containers must start", seconds=(8, 20))
+@FAULTS.add(
+    "agent-disk-full",
+    "no byte is left for the agent while containers must start",
+    seconds=(8, 20),
+    fills_disk=True,
+)
 def _(scene: Scene) -> None:
     # What is in memory gets small file systems of its own, in the agent's view of the machine only.
     inside = f"nsenter --mount --target {scene.agent_pid()}"

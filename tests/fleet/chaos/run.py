@@ -240,7 +240,8 @@ def everything(
     """Bring a fleet up, run, take it down whatever happens."""
     ground: Ground | None = None
     try:
-        ground = grounds.prepare(prefix, nodes)
+        chosen = choose(list(faults), list(FAULTS))
+        ground = grounds.prepare(prefix, nodes, bounded_disks=any(FAULTS[name].fills_disk for name in chosen))
         return Runner(ground, seed, faults).run(minutes * 60, most)
     finally:
         if ground is not None:

@@ -111,6 +111,8 @@ class Fault:
     agent: look.AgentRule
     word_within: float
     """Seconds after its end in which the hub must know better."""
+    fills_disk: bool = False
+    """It needs hosts whose disks may be filled."""
 
 
 class Catalogue(dict[str, Fault]):
@@ -124,11 +126,12 @@ class Catalogue(dict[str, Fault]):
         seconds: Seconds = (0.0, 0.0),
         agent: look.AgentRule = "same",
         word_within: float = 15.0,
+        fills_disk: bool = False,
     ) -> Callable[[Act], Act]:
         """Decorate the function that makes it happen."""
 
         def keep(act: Act) -> Act:
-            self[name] = Fault(name, about, act, seconds, agent, word_within)
+            self[name] = Fault(name, about, act, seconds, agent, word_within, fills_disk)
             return act
 
         return keep
