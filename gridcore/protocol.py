@@ -87,6 +87,8 @@ Image = Annotated[str, AfterValidator(_image_reference)]
 OptionalImage = Annotated[Image | None, BeforeValidator(_unset_when_empty)]
 Env = Annotated[dict[str, str], AfterValidator(check_env)]
 NodeId = Annotated[str, StringConstraints(pattern=NODE_ID_PATTERN)]
+Token = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,4096}$")]
+"""A bearer token: printable ASCII without blanks."""
 TaskName = Annotated[str, StringConstraints(pattern=TASK_NAME_PATTERN)]
 
 
@@ -209,6 +211,8 @@ class RegisterAnswer(BaseModel):
     current_task: TaskConfig | None = None
     stop_requested: bool = False
     drain: bool = False
+    token: Token | None = None
+    """What the node is to use from now on, in place of the join token that it came with."""
 
 
 class NodeErrorReport(BaseModel):
@@ -308,6 +312,8 @@ class HeartbeatAnswer(BaseModel):
     logs: list[LogOrder] = Field(default_factory=list, max_length=16)
     prefetch: Image | None = None
     """An image that this node will need soon, to be fetched when it has nothing better to fetch."""
+    token: Token | None = None
+    """What the node is to use from now on, as its own is about to expire."""
 
 
 class DeregisterRequest(BaseModel):
