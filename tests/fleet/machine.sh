@@ -11,6 +11,9 @@ containerd      containerd
 iptables        iptables
 redis-server    redis-server
 docker-registry docker-registry
+haproxy         haproxy
+setpriv         util-linux
+openssl         openssl
 mmdebstrap      mmdebstrap
 ssh             openssh-client
 ssh-keygen      openssh-client
@@ -63,15 +66,18 @@ install_missing() {
     may_install || fail "missing packages: ${packages% }. Install them (this needs apt-get and root), then run me again."
     quietly apt-get update -qq
     packages="$(missing | tr '\n' ' ')" # once more: only now is it known what the release offers
-    had_redis=$(command -v redis-server || true)
-    had_registry=$(command -v docker-registry || true)
+    brought=""
+    for command in redis-server docker-registry haproxy; do
+        command -v "$command" >/dev/null 2>&1 || brought="$brought $command"
+    done
     say "installing: $packages"
     # shellcheck disable=SC2086  # one word a package
     quietly apt-get install -y -qq --no-install-recommends $packages
     # Tests start their own on free ports: what we brought in for its binary must not stand in the way.
     if [ -d /run/systemd/system ]; then
-        [ -n "$had_redis" ] || $AS_ROOT systemctl disable --now --quiet redis-server || true
-        [ -n "$had_registry" ] || $AS_ROOT systemctl disable --now --quiet docker-registry || true
+        for service in $brought; do
+            $AS_ROOT systemctl disable --now --quiet "$service" || true
+        done
     fi
 }
 

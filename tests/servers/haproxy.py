@@ -1,0 +1,80 @@
+"""A real HAProxy in front of several hubs."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from tests.servers.children import Child, accepts, find, free_port, wait_until
+
+CONFIGURATION = """\
+global
+    maxconn 4000
+    stats socket {directory}/admin mode 600 level admin
+
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 75s
+    timeout server 75s
+    timeout http-keep-alive 75s
+    timeout queue 5s
+
+frontend hub
+    bind 127.0.0.1:{port}
+    default_backend hubs
+
+backend hubs
+    balance leastconn
+    option httpchk GET /health
+    # A hub that cannot be reached has done nothing: another one is asked at once. One that was reached and
+    # did not answer may have done it: only what changes nothing is asked again.
+    retries 3
+    option redispatch 1
+    retry-on conn-failure empty-response
+    http-request disable-l7-retry unless METH_GET
+    default-server check inter 500ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down
+{servers}
+"""
+
+
+class Haproxy:
+    """Starts with `with`; listens on `port`, asks each hub's /health twice a second."""
+
+    def __init__(self, directory: Path, hub_ports: Sequence[int]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        servers = "\n".join(
+            f"    server hub{number} 127.0.0.1:{port}" for number, port in enumerate(hub_ports, 1)
+        )
+        path = directory / "haproxy.cfg"
+        path.write_text(CONFIGURATION.format(directory=directory, port=self.port, servers=servers))
+        self._admin = directory / "admin"
+        self._child = Child("haproxy", [find("haproxy"), "-db", "-q", "-f", str(path)], directory / "log")
+
+    def __enter__(self) -> Haproxy:
+        self._child.start(lambda: accepts(self.port))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._child.kill()
+
+    @property
+    def up(self) -> set[str]:
+        """The hubs that it sends requests to: `hub1` is the first."""
+        with socket.socket(socket.AF_UNIX) as admin:
+            admin.settimeout(5)
+            admin.connect(str(self._admin))
+            admin.sendall(b"show stat\n")
+            answer = b"".join(iter(lambda: admin.recv(65536), b"")).decode()
+        head, *rows = [line.split(",") for line in answer.splitlines() if line.strip()]
+        column = head.index("status")
+        return {row[1] for row in rows if row[1].startswith("hub") and row[column].startswith("UP")}
+
+    def wait_until_up(self, count: int) -> None:
+        """Wait until so many hubs are up. Raises ServerError."""
+        wait_until(lambda: len(self.up) == count, f"{count} hubs are up")
