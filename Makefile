@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup machine test test-fast lint format demo demo-down chaos bench clean
+.PHONY: help setup machine test test-fast lint format demo demo-down chaos bench bench-hub clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -24,6 +24,7 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo; echo "make demo NODES=3 ITEMS=10000    a larger fleet, a smaller job"
 	@echo "make chaos SEED=8 MINUTES=20 FAULTS=engine-hung,hub-slow    other faults in another order"
+	@echo "make bench-hub BENCH=\"--nodes 1000 --setups sqlite\"    one size, one kind of hub; --quick to see that it runs"
 
 setup: machine $(VENV)/.ready  ## install what the rest needs (the others do it by themselves)
 
@@ -67,6 +68,9 @@ chaos: setup  ## break a fleet of its own in every way, repeatably, and see it r
 
 bench: setup  ## what the agent costs and how fast it replaces a container, beside bare Docker (6 min)
 	@$(BIN)/python -m tests.load.bench_agent $(BENCH)
+
+bench-hub: setup  ## what a hub costs and how fast it tells 10,000 nodes of a switch, beside bare ASGI (10 min)
+	@$(BIN)/python -m tests.load.bench_hub $(BENCH)
 
 clean:  ## remove what was built here (not the images that the demo caches)
 	@rm -rf $(VENV) .venv-newest .cache .demo .mypy_cache .ruff_cache .hypothesis dist build

@@ -1,0 +1,348 @@
+"""What a hub costs and how fast it tells a fleet of a switch, beside bare ASGI on the same server.
+
+    python -m tests.load.bench_hub [--quick] [--strict] [--nodes N,…] [--setups sqlite,redis,bare]
+
+Real hub processes, and a fleet simulator that speaks real HTTP with them. Costs are the hub's CPU (user and
+system, from /proc), since a simulator on the same cores makes seconds longer. Exit code 0 also when a goal
+is missed, unless `--strict`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tests.load.figures import Figure, percentile, table
+from tests.load.hub_setups import SETUPS, CannotStart, Running, Setup, Simulator, running
+
+CORES_MOST, HELD_KIB_MOST, BEAT_MS_MOST = 0.5, 32.0, 0.25
+TOLD_MOST = {1_000: 0.12, 10_000: 1.0}
+"""Seconds, p99, for so many nodes."""
+INTERVAL, HELD_FOR = 30.0, 25.0
+"""Seconds between a node's heartbeats, and that its question is held: the defaults."""
+AGENT_KEEPS = 15.0
+"""Seconds that our agent's HTTP client (aiohttp) keeps an idle connection."""
+LONGEST_WAIT = 50
+CONNECTIONS = 32
+"""In closed loops."""
+SPARE = 300
+"""File descriptors of a process that are no node's."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured; seconds."""
+
+    nodes: tuple[int, ...] = (100, 1_000, 5_000, 10_000)
+    switches: int = 3
+    beats: float = 6.0
+    window: float = 30.0
+
+
+QUICK = Size(nodes=(100, 1_000), switches=2, beats=2.0, window=8.0)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One setup under one fleet; CPU in ms of the hubs' together, memory in KiB, times in seconds."""
+
+    registrations: float
+    register_ms: float
+    node_kib: float
+    held_kib: float
+    beats: float
+    beat_ms: float
+    beat_ms_later: float
+    told: list[list[float]]
+    cores: float
+    others_cores: float
+    load: str
+    resident_mib: float
+
+    @property
+    def switch(self) -> list[float]:
+        """The switch that was neither the quickest nor the slowest, by its p99."""
+        return sorted(self.told, key=lambda run: percentile(run, 99))[len(self.told) // 2]
+
+
+class Bench:
+    """One directory; one setup and one fleet at a time."""
+
+    def __init__(self, directory: Path, size: Size, keep: float) -> None:
+        self._directory = directory
+        self._size = size
+        self._keep = keep
+        self._began = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line of progress."""
+        print(f"[{time.monotonic() - self._began:5.0f} s] {text}", file=sys.stderr, flush=True)
+
+    def measure(self, setup: Setup, nodes: int) -> Measured:
+        """All figures. Raises CannotStart."""
+        directory = self._directory / f"{setup.name}-{nodes}"
+        directory.mkdir()
+        with running(setup, directory) as (hubs, stack):
+            hubs.line_up(self._size.switches + 1)
+            fleet = _Fleet(stack, directory, hubs, nodes, self._keep)
+            title = f"{setup.title}, {nodes:,} nodes"
+            empty = hubs.resident
+            self.say(f"{title}: registering")
+            spent = hubs.cpu
+            seconds, count = fleet.do("register", CONNECTIONS)
+            register_ms = (hubs.cpu - spent) / count * 1000
+            registered = hubs.resident
+            self.say(f"{title}: {count / seconds:,.0f} registrations/s; now every node asks for its task")
+            fleet.do("hold", LONGEST_WAIT)
+            time.sleep(1)
+            held = hubs.resident
+            self.say(f"{title}: {nodes:,} held; heartbeats as fast as they are answered")
+            beats, beat_ms = self._closed_loop(hubs, fleet)
+            self.say(
+                f"{title}: {beats:,.0f} heartbeats/s; now as nodes send them, and {INTERVAL:.0f} s apart"
+            )
+            fleet.do("live", INTERVAL)
+            told = [self._switch(hubs, fleet, nodes) for _ in range(self._size.switches)]
+            self.say(
+                f"{title}: told of a switch within {_shown(told)}; now {self._size.window:.0f} s of that"
+            )
+            cores, others_cores, load = self._window(hubs, fleet)
+            resident = hubs.resident
+            fleet.do("rest")
+            fleet.do("release")
+            time.sleep(1)
+            _beats, beat_ms_later = self._closed_loop(hubs, fleet)
+        shutil.rmtree(directory, ignore_errors=True)
+        return Measured(
+            registrations=count / seconds,
+            register_ms=register_ms,
+            node_kib=(registered - empty) / nodes / 1024,
+            held_kib=(held - registered) / nodes / 1024,
+            beats=beats,
+            beat_ms=beat_ms,
+            beat_ms_later=beat_ms_later,
+            told=told,
+            cores=cores,
+            others_cores=others_cores,
+            load=load,
+            resident_mib=resident / 2**20,
+        )
+
+    def _closed_loop(self, hubs: Running, fleet: _Fleet) -> tuple[float, float]:
+        """Heartbeats a second, and ms of CPU each, with nothing else going on."""
+        spent = hubs.cpu
+        seconds, count = fleet.do("beat_for", self._size.beats, CONNECTIONS)
+        return count / seconds, (hubs.cpu - spent) / count * 1000
+
+    def _switch(self, hubs: Running, fleet: _Fleet, nodes: int) -> list[float]:
+        """Seconds until each node was told, in order."""
+        fleet.told()
+        asked = hubs.finish()
+        told: list[float] = []
+        deadline = time.monotonic() + 30
+        while len(told) < nodes and time.monotonic() < deadline:
+            time.sleep(0.3 + nodes / 5_000)  # to ask the simulator costs it time that it should listen
+            told += fleet.told()
+        time.sleep(1)
+        if len(told) < nodes:
+            self.say(f"only {len(told):,} of {nodes:,} nodes were told within 30 s")
+            told += [math.inf] * (nodes - len(told))
+        return sorted(moment - asked for moment in told)
+
+    def _window(self, hubs: Running, fleet: _Fleet) -> tuple[float, float, str]:
+        """Cores that hubs and what they need take, and what they did for it."""
+        before, spent, others, began = fleet.counts(), hubs.cpu, hubs.others_cpu, time.monotonic()
+        time.sleep(self._size.window)
+        seconds = time.monotonic() - began
+        cores, others = (hubs.cpu - spent) / seconds, (hubs.others_cpu - others) / seconds
+        after = fleet.counts()
+        rates = {name: (after[name] - before[name]) / seconds for name in after}
+        load = (
+            f"{rates['beats']:.0f} heartbeats/s, {rates['asked']:.0f} questions/s; "
+            f"simulator {rates['cpu']:.2f} cores"
+        )
+        for name in ("lost", "unknown", "refused"):
+            if after[name]:
+                load += f", {name} {after[name]:.0f}"
+        return cores, others, load
+
+
+class _Fleet:
+    """As few simulator processes as file descriptors allow, as one."""
+
+    def __init__(self, stack: ExitStack, directory: Path, hubs: Running, nodes: int, keep: float) -> None:
+        processes = math.ceil(nodes / most_nodes(keep, 1))
+        bounds = [nodes * number // processes for number in range(processes + 1)]
+        self._parts = [
+            Simulator(stack, directory, first, end - first, keep, hubs.ports)
+            for first, end in pairwise(bounds)
+        ]
+
+    def do(self, name: str, *arguments: Any) -> tuple[float, int]:
+        """Seconds and number of what was done."""
+        answers = self._ask(name, *arguments)
+        seconds = max(answer.get("seconds", 0.0) for answer in answers)
+        return seconds, sum(answer.get("count", 0) for answer in answers)
+
+    def told(self) -> list[float]:
+        """Moments at which nodes were told, since this was last asked."""
+        return [moment for answer in self._ask("told") for moment in answer["told"]]
+
+    def counts(self) -> dict[str, float]:
+        """Added up."""
+        answers = self._ask("counts")
+        return {name: sum(answer[name] for answer in answers) for name in answers[0]}
+
+    def _ask(self, name: str, *arguments: Any) -> list[dict[str, Any]]:
+        for part in self._parts:
+            part.order(name, *arguments)
+        return [part.answer() for part in self._parts]
+
+
+def most_nodes(keep: float, hubs: int) -> int:
+    """How many nodes so many hub processes can have connections with."""
+    each = 1 + min(1.0, 1.02 * keep / INTERVAL)
+    return int((resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE) / each) * hubs
+
+
+def figures_of(setup: Setup, by_nodes: dict[int, Measured], bare: dict[int, Measured]) -> Iterator[Figure]:
+    """The figures of a setup beside their goals, each also as a multiple of bare ASGI's."""
+    is_hub = setup.name != "bare"
+
+    def rows(name: str, unit: str, value: Callable[[Measured], float], **more: Any) -> Iterator[Figure]:
+        goal, note = more.get("goal", lambda _nodes: None), more.get("note", lambda _one: "")
+        for nodes, one in by_nodes.items():
+            notes = [note(one)] if note(one) else []
+            if is_hub and nodes in bare and value(bare[nodes]) > 0:
+                notes.insert(0, f"{value(one) / value(bare[nodes]):.2f} x bare")
+            most = goal(nodes) if is_hub else None
+            yield Figure(f"{name}, {nodes:,} nodes", value(one), unit, most, "; ".join(notes))
+
+    yield from rows("registrations", "/s", lambda one: one.registrations)
+    yield from rows("CPU a registration", "ms", lambda one: one.register_ms)
+    yield from rows("heartbeats, closed loop", "/s", lambda one: one.beats)
+    yield from rows("CPU a heartbeat", "ms", lambda one: one.beat_ms, goal=lambda _nodes: BEAT_MS_MOST)
+    yield from rows("  once its connections have gone", "ms", lambda one: one.beat_ms_later)
+    yield from rows(
+        "CPU at default settings",
+        "cores",
+        lambda one: one.cores,
+        goal=lambda nodes: CORES_MOST if nodes >= 9_000 else None,
+        note=lambda one: one.load + (f", others {one.others_cores:.2f} cores" if one.others_cores else ""),
+    )
+    yield from rows("memory a registered node", "KiB", lambda one: one.node_kib)
+    yield from rows(
+        "memory a held connection",
+        "KiB",
+        lambda one: one.held_kib,
+        goal=lambda nodes: HELD_KIB_MOST if nodes >= 1_000 else None,
+    )
+    yield from rows("resident, all of it", "MiB", lambda one: one.resident_mib)
+    for name, which in (("p50", 50), ("p99", 99), ("last", 100)):
+        yield from rows(
+            f"told of a switch, {name}",
+            "s",
+            lambda one, which=which: percentile(one.switch, which),  # type: ignore[misc] # a default argument binds it
+            goal=lambda nodes, name=name: told_most(nodes) if name == "p99" else None,
+            note=lambda one, which=which: (
+                "all " + ", ".join(f"{percentile(run, which):.3f}" for run in one.told)
+            ),
+        )
+
+
+def told_most(nodes: int) -> float | None:
+    """The goal for a fleet of this size; what the machine's limits cost of 10,000 changes none."""
+    return next((most for count, most in TOLD_MOST.items() if 0.9 * count <= nodes <= count), None)
+
+
+def _shown(told: list[list[float]]) -> str:
+    return ", ".join(f"{run[-1]:.2f}" for run in told) + " s"
+
+
+def main() -> int:
+    """Run it all."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--strict", action="store_true", help="exit 1 when a goal is missed")
+    parser.add_argument("--quick", action="store_true", help="a small form that shows that it runs")
+    parser.add_argument("--nodes", help="sizes of the fleet, such as 1000 or 100,5000")
+    parser.add_argument("--setups", help="some of " + ",".join(setup.name for setup in SETUPS))
+    parser.add_argument(
+        "--keep",
+        type=float,
+        default=AGENT_KEEPS,
+        help="seconds that a node's idle heartbeat connection is kept (%(default)g, as the agent does)",
+    )
+    options = parser.parse_args()
+    size = QUICK if options.quick else Size()
+    sizes = tuple(map(int, options.nodes.split(","))) if options.nodes else size.nodes
+    setups = [setup for setup in SETUPS if not options.setups or setup.name in options.setups.split(",")]
+    signal.signal(signal.SIGTERM, _interrupt)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the hubs and simulators inherit it
+    found: dict[str, dict[int, Measured]] = {}
+    with ExitStack() as stack:
+        directory = Path(tempfile.mkdtemp(prefix="gridcore-bench-hub-"))
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        bench = Bench(directory, size, options.keep)
+        for setup in setups:
+            most = most_nodes(options.keep, setup.hubs)
+            bench.say(f"{setup.title}: {hard:,} file descriptors a process are enough for {most:,} nodes")
+            try:
+                for nodes in sorted({min(nodes, most) for nodes in sizes}):
+                    found.setdefault(setup.name, {})[nodes] = bench.measure(setup, nodes)
+            except CannotStart as reason:
+                bench.say(f"{setup.title}: SKIPPED, it does not start: {reason}")
+    return _report(setups, found, strict=options.strict, keep=options.keep)
+
+
+def _report(setups: list[Setup], found: dict[str, dict[int, Measured]], *, strict: bool, keep: float) -> int:
+    print(f"\n{_conditions(keep)}")
+    missed = []
+    for setup in setups:
+        if setup.name not in found:
+            print(f"\n{setup.title}: SKIPPED")
+            continue
+        figures = list(figures_of(setup, found[setup.name], found.get("bare", {})))
+        print(f"\n{setup.title}\n")
+        print("\n".join(table(figures)))
+        missed += [f"{setup.name}: {figure.name.strip()}" for figure in figures if figure.missed]
+    print(f"\nmissed: {'; '.join(missed)}" if missed else "\nevery goal is met")
+    return 1 if missed and strict else 0
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _conditions(keep: float) -> str:
+    return (
+        f"{os.cpu_count()} CPUs shared with the simulator, load {os.getloadavg()[1]:.1f} over the last 5 min,"
+        f" Python {platform.python_version()}.\n"
+        f"Default settings: a heartbeat each {INTERVAL:.0f} s with 4 containers, its connection kept for "
+        f"{keep:g} s; a question held for {HELD_FOR:.0f} s.\n"
+        "CPU: user and system of the hub processes. A heartbeat's: nothing else going on but held questions.\n"
+        "Told: from before `finish` is asked for to the node having the answer, while heartbeats go on."
+    )
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
