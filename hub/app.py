@@ -9,6 +9,7 @@ from gridcore import __version__
 from hub.door import Door
 from hub.gridnode import gridnode_api
 from hub.logdesk import LogDesk
+from hub.news import News
 from hub.operators import operators_api
 from hub.problems import answer_with_problems
 from hub.settings import HubSettings
@@ -17,9 +18,14 @@ from hub.waiters import Waiters
 
 
 def create_app(
-    settings: HubSettings, store: Store, waiters: Waiters | None = None, desk: LogDesk | None = None
+    settings: HubSettings,
+    store: Store,
+    waiters: Waiters | None = None,
+    desk: LogDesk | None = None,
+    news: News | None = None,
 ) -> Quart:
     """The application over an open store. Close `waiters` to end all held requests."""
+    news = News() if news is None else news
     waiters = Waiters() if waiters is None else waiters
     desk = LogDesk(waiters) if desk is None else desk
     store.listen(waiters.wake)
@@ -46,7 +52,7 @@ def create_app(
         return Response("OK", content_type="text/plain; charset=utf-8")
 
     app.register_blueprint(operators_api(store, desk))
-    app.register_blueprint(gridnode_api(store, waiters, desk, prefetch=settings.prefetch))
+    app.register_blueprint(gridnode_api(store, waiters, desk, news, prefetch=settings.prefetch))
     door = Door(app.asgi_app, settings.token, waiters)  # type: ignore[arg-type]
     app.asgi_app = door  # type: ignore[method-assign, assignment]
     return app

@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from quart import Response
+from quart import Request, Response
 
 from gridcore.protocol import MAX_LOG_BYTES
+from hub.events import Actor
 from hub.problems import http_problem
 from hub.waiters import Waiters
 
@@ -35,6 +36,9 @@ QUERY_CHARACTERS = string.punctuation
 """What may stand in a query as it is, besides letters and digits; other bytes are escaped."""
 
 OPEN_PATHS = frozenset({"/health"})
+
+ACTOR = "gridcore.actor"
+"""Where in a request's scope stands who it is from."""
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -76,12 +80,19 @@ class Door:
         elif body is None:
             await _answer(http_problem(413), send)
         else:
+            scope[ACTOR] = Actor("shared token", scope["client"][0] if scope.get("client") else None)
             await self._inner(scope, _replay(body, receive), send)
 
     def _has_token(self, headers: list[tuple[bytes, bytes]]) -> bool:
         value = next((value for name, value in headers if name.lower() == b"authorization"), b"")
         scheme, _, token = value.partition(b" ")
         return hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"
+
+
+def actor(request: Request) -> Actor:
+    """Who a request is from."""
+    found: Actor = request.scope[ACTOR]  # type: ignore[literal-required]  # ours, beside what ASGI has
+    return found
 
 
 class _Gone(Exception):

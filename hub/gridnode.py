@@ -22,9 +22,12 @@ from gridcore.protocol import (
     RegisterRequest,
     TaskConfig,
 )
+from hub import operations
 from hub.bodies import read_message
+from hub.door import actor
 from hub.logdesk import LogDesk
 from hub.longpoll import Known, parse_wait
+from hub.news import News
 from hub.operators import answer, no_content
 from hub.store import Store
 from hub.tasklist import Task, TaskList
@@ -38,8 +41,9 @@ _NODE_ID = re.compile(NODE_ID_PATTERN)
 log = structlog.get_logger()
 
 
-def gridnode_api(store: Store, waiters: Waiters, desk: LogDesk, *, prefetch: bool) -> Blueprint:
-    """The routes, over this store; `waiters` are the held requests, `desk` is what nodes are asked for."""
+def gridnode_api(store: Store, waiters: Waiters, desk: LogDesk, news: News, *, prefetch: bool) -> Blueprint:
+    """The routes, over this store; `waiters` are the held requests, `desk` is what nodes are asked for, and
+    `news` takes what is told later."""
     api = Blueprint("gridnode", __name__, url_prefix="/gridnode")
     current, upcoming = _CurrentTask(), _NextTask()
 
@@ -49,7 +53,7 @@ def gridnode_api(store: Store, waiters: Waiters, desk: LogDesk, *, prefetch: boo
     async def register() -> Response:
         """Take a node in; it keeps its id, or gets one."""
         message = await read_message(request, RegisterRequest)
-        registration = await store.register(message)
+        registration = await store.run(operations.register(message), actor(request))
         node = registration.node
         if registration.clone_of:
             log.warning(
@@ -76,9 +80,11 @@ def gridnode_api(store: Store, waiters: Waiters, desk: LogDesk, *, prefetch: boo
     async def heartbeat() -> Response:
         """Note what a node reports, and tell it what is wanted of it."""
         message = await read_message(request, HeartbeatRequest)
-        beat = await store.heartbeat(message)
+        beat = await store.run(operations.heartbeat(message))
         if beat.is_back:
-            log.info("node is back", node=message.node_id)
+            news.back(message.node_id)
+        if beat.is_failing:
+            news.failing(message.node_id, message.reason)
         reply = HeartbeatAnswer(
             stop_requested=beat.stop_requested,
             known=beat.known,
@@ -107,30 +113,30 @@ def gridnode_api(store: Store, waiters: Waiters, desk: LogDesk, *, prefetch: boo
         asker = node_id if _NODE_ID.fullmatch(node_id) else None
         deadline = asyncio.get_running_loop().time() + parse_wait(",".join(request.headers.getlist("Prefer")))
         if asker is not None and await store.hear(asker):
-            log.info("node is back", node=asker)
+            news.back(asker)
         with waiters.holding(asker) as waiter:
-            news = await _wait_for_news(asker, waiter, deadline)
-        headers = {"ETag": f'"{news.tasks.revision}"', **(NUDGE if news.is_nudge else {})}
-        if not news.is_new:
+            found = await _wait_for_news(asker, waiter, deadline)
+        headers = {"ETag": f'"{found.tasks.revision}"', **(NUDGE if found.is_nudge else {})}
+        if not found.is_new:
             return no_content(304, headers)
-        body = current.body(news.tasks, platform)
+        body = current.body(found.tasks, platform)
         return Response(body, headers=headers, content_type="application/json")
 
-    async def _wait_for_news(asker: str | None, waiter: Waiter, deadline: float) -> _News:
+    async def _wait_for_news(asker: str | None, waiter: Waiter, deadline: float) -> _Found:
         """What is current once the client does not know it, its node is to be nudged, or time is up."""
         # The waiter was there before this looks, so nothing that happens in between is missed.
         tasks = await store.tasks()
         known = Known(",".join(request.headers.getlist("If-None-Match")), tasks.revision)
         while tasks.revision in known:
             if deadline <= asyncio.get_running_loop().time():
-                return _News(tasks)
+                return _Found(tasks)
             if asker is not None and (await store.take_nudge(asker) or await desk.take_nudge(asker)):
-                return _News(tasks, is_nudge=True)
+                return _Found(tasks, is_nudge=True)
             if waiters.is_closed:
-                return _News(tasks)
+                return _Found(tasks)
             await waiter.wait(deadline)
             tasks = await store.tasks()
-        return _News(tasks, is_new=True)
+        return _Found(tasks, is_new=True)
 
     @api.post("/deregister")
     @tag(["gridnode"])
@@ -138,7 +144,7 @@ def gridnode_api(store: Store, waiters: Waiters, desk: LogDesk, *, prefetch: boo
     async def deregister() -> Response:
         """The last act of a node that stops: it is Offline now."""
         message = await read_message(request, DeregisterRequest)
-        node = await store.deregister(message.node_id)
+        node = await store.run(operations.deregister(message.node_id), actor(request))
         if node is not None:
             log.info("node left", node=node.record.id, hostname=node.record.hostname)
         return no_content(204)
@@ -146,7 +152,7 @@ def gridnode_api(store: Store, waiters: Waiters, desk: LogDesk, *, prefetch: boo
     return api
 
 
-class _News(NamedTuple):
+class _Found(NamedTuple):
     tasks: TaskList
     is_new: bool = False
     is_nudge: bool = False

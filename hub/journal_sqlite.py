@@ -14,28 +14,27 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gridcore.errors import ConfigError
-from gridcore.protocol import TaskDefinition
-from hub import registry
+from hub import codec
 from hub.errors import StoreUnavailable
-from hub.registry import DrainOrder, Instant, Live, Node, NodeRecord, Presence, StopOrder
-from hub.reports import ContainerState, LastExit, NodeError
+from hub.events import EventQuery, Recorded
+from hub.journal_memory import place_of
+from hub.registry import Instant, Node
 from hub.state import Change, State
 from hub.store_local import LocalStore, new_entropy, read_clock
-from hub.tasklist import Task, TaskList, TaskStatus
+from hub.tasklist import Task, TaskList
 
 T = TypeVar("T")
 
 APPLICATION_ID = 0x47524944
 """'GRID' in the file's header: this database is a hub's."""
 
-SCHEMA_VERSION = 2
-"""2: nodes have a drain, and what they report has containers. Tables and columns are those of 1, so a file
-of 1 is used as it is; its number is raised because a hub of 1 would not understand what is written now."""
+SCHEMA_VERSION = 3
+"""2: nodes have a drain, and what they report has containers; the number alone was raised, because a hub of
+1 would not understand what is written. 3: tasks and their list have `more`; tokens, keys, events."""
 SCHEMA = """
 CREATE TABLE list (revision TEXT NOT NULL);
 CREATE TABLE tasks (
@@ -44,6 +43,18 @@ CREATE TABLE tasks (
 );
 CREATE TABLE nodes (id TEXT PRIMARY KEY, record TEXT NOT NULL, live TEXT NOT NULL);
 """
+SINCE_3 = """
+ALTER TABLE list ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE tasks ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
+CREATE TABLE tokens (id TEXT PRIMARY KEY, record TEXT NOT NULL);
+CREATE TABLE keys (id TEXT PRIMARY KEY, record TEXT NOT NULL);
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, kind TEXT NOT NULL, who TEXT NOT NULL,
+    task TEXT, node TEXT, event TEXT NOT NULL
+);
+CREATE INDEX events_by_time ON events (time)
+"""
+"""What files of 1 and 2 lack; in columns of its own stands what events are filtered by."""
 
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for another program (a backup, an `sqlite3` shell) that has the file locked."""
@@ -88,10 +99,19 @@ class SqliteJournal:
         def update(database: sqlite3.Connection) -> None:
             database.executemany(
                 "UPDATE nodes SET live = ? WHERE id = ?",
-                ((_live_text(live), node_id) for live, node_id in rows),
+                ((codec.live_text(live), node_id) for live, node_id in rows),
             )
 
         await self._in_thread(lambda: self._transaction(update))
+
+    async def events(self, query: EventQuery) -> Sequence[Recorded]:
+        return await self._in_thread(lambda: self._transaction(lambda database: _find(database, query)))
+
+    async def forget_events(self, before: float) -> int:
+        def delete(database: sqlite3.Connection) -> int:
+            return database.execute("DELETE FROM events WHERE time < ?", (before,)).rowcount
+
+        return await self._in_thread(lambda: self._transaction(delete))
 
     async def close(self) -> None:
         try:
@@ -154,48 +174,28 @@ class SqliteJournal:
         (health,) = database.execute("PRAGMA quick_check(1)").fetchone()
         if health != "ok":
             raise sqlite3.DatabaseError(f"the file is damaged: {health}")
-        if not tables:
-            self._create()
-        elif version < SCHEMA_VERSION:
-            self._transaction(_set_version)
+        if version < SCHEMA_VERSION:
+            self._transaction(lambda database: _bring_up(database, version))
         self._kept = _read_tasks(database)
-        return State(self._kept, _read_nodes(database, now))
+        return State(self._kept, *_read_rest(database, now))
 
-    def _create(self) -> None:
-        def make(database: sqlite3.Connection) -> None:
-            for statement in SCHEMA.split(";"):
-                database.execute(statement)
-            database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            _set_version(database)
-            database.execute("INSERT INTO list VALUES (?)", (TaskList.empty(new_entropy()).revision,))
-
-        self._transaction(make)
-
-    def _transaction(self, work: Callable[[sqlite3.Connection], None]) -> None:
+    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._connection is None:
             raise StoreUnavailable(f"{self._path} is closed")
         database = self._connection
         try:
             database.execute("BEGIN IMMEDIATE")
-            work(database)
+            result = work(database)
             database.execute("COMMIT")
         except sqlite3.Error as error:
             if database.in_transaction:
                 database.execute("ROLLBACK")
             raise StoreUnavailable(f"{self._path}: {error}") from error
+        return result
 
     def _write(self, database: sqlite3.Connection, change: Change) -> None:
         if change.tasks is not None:
-            database.execute("UPDATE list SET revision = ?", (change.tasks.revision,))
-            kept = {task.name: (position, task) for position, task in enumerate(self._kept.tasks)}
-            database.executemany(
-                "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    _task_row(position, task)
-                    for position, task in enumerate(change.tasks.tasks)
-                    if kept.get(task.name) != (position, task)
-                ),
-            )
+            self._write_tasks(database, change.tasks)
         for node_id, node in change.nodes.items():
             if node is None:
                 database.execute("DELETE FROM nodes WHERE id = ?", (node_id,))
@@ -203,8 +203,43 @@ class SqliteJournal:
                 database.execute(
                     "INSERT INTO nodes VALUES (?, ?, ?) "
                     "ON CONFLICT (id) DO UPDATE SET record = excluded.record, live = excluded.live",
-                    (node_id, json.dumps(asdict(node.record)), _live_text(node.live)),
+                    (node_id, json.dumps(codec.dump_record(node.record)), codec.live_text(node.live)),
                 )
+        for token_id, token in change.tokens.items():
+            _put(database, "tokens", token_id, codec.dump_token(token) if token else None)
+        for key_id, key in change.keys.items():
+            _put(database, "keys", key_id, codec.dump_key(key) if key else None)
+        database.executemany(
+            "INSERT INTO events (time, kind, who, task, node, event) VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (
+                    event.time,
+                    event.kind,
+                    event.who,
+                    event.task,
+                    event.node,
+                    json.dumps(codec.dump_event(event)),
+                )
+                for event in change.events
+            ),
+        )
+
+    def _write_tasks(self, database: sqlite3.Connection, tasks: TaskList) -> None:
+        more = json.dumps(codec.dump_head(tasks))
+        database.execute("UPDATE list SET revision = ?, more = ?", (tasks.revision, more))
+        kept = {task.name: (position, task) for position, task in enumerate(self._kept.tasks)}
+        names = {task.name for task in tasks.tasks}
+        database.executemany(
+            "DELETE FROM tasks WHERE name = ?", ((name,) for name in kept if name not in names)
+        )
+        database.executemany(
+            "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                _task_row(position, task)
+                for position, task in enumerate(tasks.tasks)
+                if kept.get(task.name) != (position, task)
+            ),
+        )
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -215,74 +250,86 @@ class SqliteJournal:
             self._lock = None
 
 
-def _set_version(database: sqlite3.Connection) -> None:
+def _bring_up(database: sqlite3.Connection, version: int) -> None:
+    """Make the tables of a new file (version 0), or what those of an older version lack."""
+    if version == 0:
+        for statement in SCHEMA.split(";"):
+            database.execute(statement)
+        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        database.execute("INSERT INTO list VALUES (?)", (TaskList.empty(new_entropy()).revision,))
+    if version < 3:
+        for statement in SINCE_3.split(";"):
+            database.execute(statement)
     database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
+def _put(database: sqlite3.Connection, table: str, key: str, record: dict[str, Any] | None) -> None:
+    if record is None:
+        database.execute(f"DELETE FROM {table} WHERE id = ?", (key,))  # noqa: S608  our own table names
+    else:
+        database.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (key, json.dumps(record)))  # noqa: S608
+
+
 def _task_row(position: int, task: Task) -> tuple[Any, ...]:
-    definition = json.dumps(task.definition.to_stored())
+    kept = codec.dump_task(task)
+    texts = (task.name, position, kept["status"], json.dumps(kept["definition"]))
     times = (task.added_at, task.started_at, task.completed_at)
-    return (task.name, position, task.status.value, definition, *times)
-
-
-_KEPT = [field.name for field in fields(Live) if field.name not in ("heard", "nudged")]
-"""What of a Live outlasts this run of the hub."""
-
-
-def _live_text(live: Live) -> str:
-    # `asdict` copies deeply: too slow for the containers of a fleet.
-    return json.dumps({name: getattr(live, name) for name in _KEPT}, default=_fields_of)
-
-
-def _fields_of(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__slots__}
+    return (*texts, *times, json.dumps({"earlier": kept["earlier"]}))
 
 
 def _read_tasks(database: sqlite3.Connection) -> TaskList:
-    (revision,) = database.execute("SELECT revision FROM list").fetchone()
+    (revision, more) = database.execute("SELECT revision, more FROM list").fetchone()
     rows = database.execute(
-        "SELECT definition, added_at, status, started_at, completed_at FROM tasks ORDER BY position"
+        "SELECT definition, added_at, status, started_at, completed_at, more FROM tasks ORDER BY position"
     )
-    return TaskList(
-        revision,
-        tuple(
-            Task(
-                TaskDefinition.model_validate_json(definition),
-                added_at,
-                TaskStatus(status),
-                started,
-                completed,
-            )
-            for definition, added_at, status, started, completed in rows
-        ),
+    names = ("added_at", "status", "started_at", "completed_at")
+    tasks = (
+        codec.load_task(
+            {
+                **json.loads(row[5]),
+                "definition": json.loads(row[0]),
+                **dict(zip(names, row[1:5], strict=True)),
+            }
+        )
+        for row in rows
     )
+    return codec.load_list({**json.loads(more), "revision": revision}, tuple(tasks))
 
 
-def _read_nodes(database: sqlite3.Connection, now: Instant) -> list[Node]:
-    return [
-        registry.restore(_read_record(json.loads(record)), _read_live(json.loads(live), now), now)
+def _read_rest(database: sqlite3.Connection, now: Instant) -> tuple[list[Any], list[Any], list[Any]]:
+    """The nodes, the tokens and the keys, each in the order in which they came."""
+
+    def records(table: str) -> list[Any]:
+        rows = database.execute(f"SELECT record FROM {table} ORDER BY rowid")  # noqa: S608  our own table names
+        return [json.loads(record) for (record,) in rows]
+
+    nodes = [
+        codec.restore_node(json.loads(record), json.loads(live), now)
         for record, live in database.execute("SELECT record, live FROM nodes ORDER BY rowid")
     ]
+    return (
+        nodes,
+        [codec.load_token(record) for record in records("tokens")],
+        [codec.load_key(record) for record in records("keys")],
+    )
 
 
-def _read_record(kept: dict[str, Any]) -> NodeRecord:
-    states = {
-        "presence": Presence(kept["presence"]),
-        "stop": StopOrder(kept["stop"]),
-        "drain": DrainOrder(kept.get("drain", DrainOrder.NONE)),
-    }
-    return NodeRecord(**{**kept, **states})
-
-
-def _read_live(kept: dict[str, Any], now: Instant) -> Live:
-    parts = {
-        "errors": tuple(NodeError(**error) for error in kept["errors"]),
-        "containers": tuple(_read_container(container) for container in kept.get("containers", ())),
-        "warnings": tuple(kept.get("warnings", ())),
-    }
-    return Live(heard=now.monotonic, **{**kept, **parts})
-
-
-def _read_container(kept: dict[str, Any]) -> ContainerState:
-    ended = kept["last_exit"]
-    return ContainerState(**{**kept, "last_exit": LastExit(**ended) if ended else None})
+def _find(database: sqlite3.Connection, query: EventQuery) -> list[Recorded]:
+    conditions, values = ["1"], list[Any]()
+    if query.after is not None:
+        conditions.append("id > ?")
+        values.append(place_of(query.after))
+    elif query.before is not None:
+        conditions.append("id < ?")
+        values.append(place_of(query.before))
+    if query.kinds:
+        conditions.append(f"kind IN ({', '.join('?' * len(query.kinds))})")
+        values.extend(query.kinds)
+    for name in ("task", "node", "who"):
+        if (wanted := getattr(query, name)) is not None:
+            conditions.append(f"{name} = ?")
+            values.append(wanted)
+    order = "ASC" if query.after is not None else "DESC"
+    text = f"SELECT id, event FROM events WHERE {' AND '.join(conditions)} ORDER BY id {order} LIMIT ?"  # noqa: S608
+    rows = database.execute(text, (*values, query.limit))
+    return [Recorded(str(place), codec.load_event(json.loads(event))) for place, event in rows]

@@ -14,8 +14,10 @@ from quart import Blueprint, Response, request
 from quart_schema import document_querystring, document_request, tag
 
 from gridcore.protocol import MAX_LOG_LINES, TaskDefinition, TaskGuard
+from hub import operations
 from hub.bodies import read_message, read_optional_message, read_query
 from hub.causes import find_causes, recent_since
+from hub.door import actor
 from hub.errors import InvalidFields, NodeOffline, NoLog, NotSupported
 from hub.logdesk import LogDesk
 from hub.redaction import hiding
@@ -75,7 +77,7 @@ def operators_api(store: Store, desk: LogDesk) -> Blueprint:
         """Append a task to the list, Pending; it never starts by itself."""
         definition = await read_message(request, TaskDefinition)
         refuse_masks(definition)
-        task, is_new = await store.add_task(definition)
+        task, is_new = await store.run(operations.add_task(definition), actor(request))
         if is_new:
             log.info("task added", task=task.name)
         return answer(task_view(task), 201 if is_new else 200)
@@ -106,7 +108,8 @@ def operators_api(store: Store, desk: LogDesk) -> Blueprint:
     @document_request(TaskGuard)
     async def start_next() -> Response:
         """Complete the current task and start the first pending one."""
-        switch = await store.start_next(await read_optional_message(request, TaskGuard))
+        guard = await read_optional_message(request, TaskGuard)
+        switch = await store.run(operations.start_next(guard), actor(request))
         log.info("switched", previous=switch.previous, current=switch.current)
         return answer({"previous": switch.previous, "current": switch.current})
 
@@ -115,7 +118,8 @@ def operators_api(store: Store, desk: LogDesk) -> Blueprint:
     @document_request(TaskGuard)
     async def finish() -> Response:
         """Complete the current task, and start the first pending one if there is one."""
-        switch = await store.finish(await read_optional_message(request, TaskGuard))
+        guard = await read_optional_message(request, TaskGuard)
+        switch = await store.run(operations.finish(guard), actor(request))
         log.info("finished", completed=switch.previous, started=switch.current)
         follow_up = f"{switch.current} has started" if switch.current else "nothing is pending"
         return answer(
@@ -160,7 +164,7 @@ def operators_api(store: Store, desk: LogDesk) -> Blueprint:
     @tag(["nodes"])
     async def stop_node(node_id: str) -> Response:
         """Ask a node to stop all its containers and exit."""
-        node = await store.order_stop(node_id)
+        node = await store.run(operations.order_stop(node_id), actor(request))
         log.info("stop ordered", node=node.record.id, hostname=node.record.hostname)
         return answer({"node_id": node.record.id, "stop_requested": node.stop_requested})
 
@@ -168,7 +172,7 @@ def operators_api(store: Store, desk: LogDesk) -> Blueprint:
     @tag(["nodes"])
     async def drain_node(node_id: str) -> Response:
         """Have a node stop its containers and stay registered, until `resume`."""
-        node = await store.order_drain(node_id)
+        node = await store.run(operations.order_drain(node_id), actor(request))
         log.info("drain ordered", node=node.record.id, hostname=node.record.hostname)
         return answer(_orders(node))
 
@@ -176,7 +180,7 @@ def operators_api(store: Store, desk: LogDesk) -> Blueprint:
     @tag(["nodes"])
     async def resume_node(node_id: str) -> Response:
         """Take back a drain, and a stop that the node has not been told of."""
-        node = await store.order_resume(node_id)
+        node = await store.run(operations.order_resume(node_id), actor(request))
         log.info("resume ordered", node=node.record.id, hostname=node.record.hostname)
         return answer(_orders(node))
 

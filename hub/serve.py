@@ -12,6 +12,7 @@ import gc
 import logging
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -25,6 +26,7 @@ from gridcore.errors import ConfigError
 from hub.app import create_app
 from hub.errors import StoreUnavailable
 from hub.journal_sqlite import open_sqlite
+from hub.news import News, log_nodes, tell
 from hub.settings import HubSettings
 from hub.store import Store
 from hub.store_local import LocalStore, open_memory
@@ -35,6 +37,9 @@ SWEEP_INTERVAL = 5.0
 
 FLUSH_INTERVAL = 300.0
 """Seconds between two writes of what heartbeats reported."""
+
+CLEAN_INTERVAL = 3600.0
+"""Seconds between two looks for what has been kept long enough."""
 
 GRACE = 1.5
 """Seconds that open requests get to end once the hub stops."""
@@ -80,14 +85,17 @@ async def serve(settings: HubSettings) -> None:
 
 async def _run(settings: HubSettings, store: Store, listener: socket.socket, stopping: asyncio.Event) -> None:
     waiters = Waiters()
-    app = create_app(settings, store, waiters)
+    news = News()
+    app = create_app(settings, store, waiters, news=news)
 
     async def sweep() -> None:
+        await tell(store, news)
         swept = await store.sweep(settings.node_retention)
-        for node in swept.silent:
-            log.warning("node is offline", node=node.record.id, hostname=node.record.hostname)
-        for node in swept.forgotten:
-            log.info("node forgotten", node=node.record.id, hostname=node.record.hostname)
+        log_nodes("offline", swept.silent)
+        log_nodes("forgotten", swept.forgotten)
+
+    async def clean_up() -> None:
+        await store.forget_events(time.time() - settings.event_retention)
 
     host, port = listener.getsockname()[:2]
     log.info(
@@ -98,6 +106,7 @@ async def _run(settings: HubSettings, store: Store, listener: socket.socket, sto
     async with asyncio.TaskGroup() as loops:
         loops.create_task(_answer_requests(app, listener, stopping), name="http")
         loops.create_task(_repeat(sweep, SWEEP_INTERVAL, stopping), name="sweep")
+        loops.create_task(_repeat(clean_up, CLEAN_INTERVAL, stopping), name="clean-up")
         loops.create_task(_repeat(store.flush, FLUSH_INTERVAL, stopping), name="flush")
         systemd.notify("READY=1")
         await stopping.wait()

@@ -67,6 +67,9 @@ class HubSettings(BaseModel):
     node_retention_days: float = Field(default=30, gt=0, le=36_500)
     """Days after which a node that was not seen any more is forgotten."""
 
+    event_retention_days: float = Field(default=90, gt=0, le=36_500)
+    """Days after which the audit trail forgets an event."""
+
     prefetch: bool = False
     """Whether nodes fetch the first pending task's image while they still work on the current one."""
 
@@ -87,6 +90,11 @@ class HubSettings(BaseModel):
         """`node_retention_days` in seconds."""
         return self.node_retention_days * 86_400
 
+    @property
+    def event_retention(self) -> float:
+        """`event_retention_days` in seconds."""
+        return self.event_retention_days * 86_400
+
 
 EXAMPLE = """\
 # Configuration of the ComputeHub. It holds a secret: keep it readable for the hub's user only (mode 0600).
@@ -105,6 +113,9 @@ state = "sqlite:////var/lib/idm-gridcore/hub.db"
 
 # Days after which a node that was not seen any more is forgotten.
 # node_retention_days = 30
+
+# Days after which the audit trail forgets an event.
+# event_retention_days = 90
 
 # Whether nodes fetch the next task's image early, so that a switch does not wait for the network.
 # prefetch = false

@@ -1,31 +1,41 @@
-"""All that a hub holds, the changes to it, and the operations that decide them.
+"""All that a hub holds, and the form in which it changes.
 
-An operation is a pure function: it looks at the state through a View and returns an Outcome, that is, what
-to answer and what to change. It changes nothing itself. Whoever runs it makes the change durable first,
-then real, and wakes whom it concerns last.
+An operation is a pure function: it looks at the state through a View, at the moment and its actor, and
+returns an Outcome, that is, what to answer and what to change. It changes nothing itself. Whoever runs it
+makes the change durable first, then real, and wakes whom it concerns last. `operations.py` has them all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from gridcore.protocol import HeartbeatRequest, RegisterRequest, TaskDefinition, TaskGuard
-from hub import registry
-from hub.errors import NotSupported, UnknownNode
-from hub.registry import Instant, Node, Presence, Registration
-from hub.tasklist import Switch, Task, TaskList
+from hub.access import Access, SigningKey, TokenRecord
+from hub.events import HUB, Actor, Event
+from hub.registry import Instant, Node
+from hub.tasklist import TaskList
 
 T_co = TypeVar("T_co", covariant=True)
+V = TypeVar("V")
+
+EVERYONE = ""
+"""Whose held requests end: stands where a node's id could, since no node has an empty one."""
+
+AUDIT = "\0events"
+"""Stands there too, for those who follow the audit trail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A new task list, if it changed, and the nodes that changed; None is a node that is forgotten."""
+    """A new task list, if it changed; the nodes, tokens and keys that changed, where None is one that is
+    gone; and what the audit trail tells of it."""
 
     tasks: TaskList | None = None
     nodes: Mapping[str, Node | None] = field(default_factory=dict)
+    tokens: Mapping[str, TokenRecord | None] = field(default_factory=dict)
+    keys: Mapping[str, SigningKey | None] = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +47,60 @@ class Outcome(Generic[T_co]):
     wake: str | None = None
 
 
-EVERYONE = ""
-"""Stands where a node's id could: no node has an empty one."""
-
-
 class View(Protocol):
-    """The state as an operation sees it."""
+    """The state as an operation sees it: of nodes and tokens those that it named, and no others."""
 
     @property
     def tasks(self) -> TaskList: ...
+    @property
+    def keys(self) -> Mapping[str, SigningKey]: ...
     def node(self, node_id: str) -> Node | None: ...
-    def nodes(self) -> Iterable[Node]: ...
+    def token(self, token_id: str) -> TokenRecord | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When and by whom an operation is done, and the randomness that it may use."""
+
+    now: Instant
+    entropy: Callable[[], int]
+    """64 random bits."""
+    new_id: Callable[[], str]
+    """An id that nothing has."""
+    by: Actor = HUB
+
+    def tell(self, kind: str, **about: Any) -> tuple[Event, ...]:
+        """One event of this moment: `task`, `node`, `result` and `detail` are what else it has."""
+        return (Event(self.now.wall, kind, self.by.who, self.by.source, **about),)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[T_co]):
+    """A decision, and the ids of the nodes and tokens that it looks at."""
+
+    decide: Callable[[View, Moment], Outcome[T_co]]
+    nodes: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
 
 
 class State:
     """What everybody sees: only changes that are on disk."""
 
-    def __init__(self, tasks: TaskList, nodes: Iterable[Node] = ()) -> None:
+    def __init__(
+        self,
+        tasks: TaskList,
+        nodes: Iterable[Node] = (),
+        tokens: Iterable[TokenRecord] = (),
+        keys: Iterable[SigningKey] = (),
+    ) -> None:
         self.tasks = tasks
         self._nodes = {node.record.id: node for node in nodes}
+        self._tokens = {token.id: token for token in tokens}
+        self.access = Access({key.id: key for key in keys}, self._revoked())
+
+    @property
+    def keys(self) -> Mapping[str, SigningKey]:
+        return self.access.keys
 
     def node(self, node_id: str) -> Node | None:
         return self._nodes.get(node_id)
@@ -63,20 +108,33 @@ class State:
     def nodes(self) -> Iterable[Node]:
         return self._nodes.values()
 
+    def token(self, token_id: str) -> TokenRecord | None:
+        return self._tokens.get(token_id)
+
+    def tokens(self) -> Iterable[TokenRecord]:
+        return self._tokens.values()
+
     def apply(self, change: Change) -> None:
         """Make a change real."""
         if change.tasks is not None:
             self.tasks = change.tasks
-        for node_id, node in change.nodes.items():
-            if node is None:
-                self._nodes.pop(node_id, None)
-            else:
-                self._nodes[node_id] = node
+        _put(self._nodes, change.nodes)
+        if change.tokens or change.keys:
+            _put(self._tokens, change.tokens)
+            keys = dict(self.access.keys)
+            _put(keys, change.keys)
+            revokes = any(token is None or token.revoked for token in change.tokens.values())
+            self.access = Access(keys, self._revoked() if revokes else self.access.revoked)
+
+    def _revoked(self) -> frozenset[str]:
+        return frozenset(token.id for token in self._tokens.values() if token.revoked is not None)
 
     def is_durable(self, change: Change) -> bool:
         """Whether the change touches what must survive a crash."""
-        return change.tasks is not None or any(
-            self._is_record_new(node_id, node) for node_id, node in change.nodes.items()
+        return (
+            change.tasks is not None
+            or bool(change.tokens or change.keys or change.events)
+            or any(self._is_record_new(node_id, node) for node_id, node in change.nodes.items())
         )
 
     def durable_part(self, change: Change) -> Change:
@@ -84,7 +142,7 @@ class State:
         nodes = {
             node_id: node for node_id, node in change.nodes.items() if self._is_record_new(node_id, node)
         }
-        return Change(change.tasks, nodes)
+        return Change(change.tasks, nodes, change.tokens, change.keys, change.events)
 
     def _is_record_new(self, node_id: str, node: Node | None) -> bool:
         before = self._nodes.get(node_id)
@@ -94,143 +152,54 @@ class State:
 class Draft:
     """A state with changes on top that are not on disk yet: what the operations of one commit see."""
 
-    def __init__(self, base: State) -> None:
+    def __init__(self, base: View) -> None:
         self._base = base
         self._tasks: TaskList | None = None
         self._nodes: dict[str, Node | None] = {}
+        self._tokens: dict[str, TokenRecord | None] = {}
+        self._keys: dict[str, SigningKey | None] = {}
+        self._events: list[Event] = []
 
     @property
     def tasks(self) -> TaskList:
         return self._tasks or self._base.tasks
 
+    @property
+    def keys(self) -> Mapping[str, SigningKey]:
+        if not self._keys:
+            return self._base.keys
+        keys = dict(self._base.keys)
+        _put(keys, self._keys)
+        return keys
+
     def node(self, node_id: str) -> Node | None:
         return self._nodes[node_id] if node_id in self._nodes else self._base.node(node_id)
 
-    def nodes(self) -> Iterator[Node]:
-        yield from (node for node in self._base.nodes() if node.record.id not in self._nodes)
-        yield from (node for node in self._nodes.values() if node is not None)
+    def token(self, token_id: str) -> TokenRecord | None:
+        return self._tokens[token_id] if token_id in self._tokens else self._base.token(token_id)
 
     def apply(self, change: Change) -> None:
         """Put a change on top."""
         self._tasks = change.tasks or self._tasks
         self._nodes.update(change.nodes)
+        self._tokens.update(change.tokens)
+        self._keys.update(change.keys)
+        self._events.extend(change.events)
 
     @property
     def change(self) -> Change:
         """All changes on top, as one."""
-        return Change(self._tasks, self._nodes)
+        return Change(self._tasks, self._nodes, self._tokens, self._keys, tuple(self._events))
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """What a heartbeat is answered, whether the node was Offline before, and whose images it runs."""
-
-    known: bool
-    stop_requested: bool = False
-    drain: bool = False
-    platform: str | None = None
-    is_back: bool = False
+def _put(kept: dict[str, V], changed: Mapping[str, V | None]) -> None:
+    for key, value in changed.items():
+        if value is None:
+            kept.pop(key, None)
+        else:
+            kept[key] = value
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """The nodes that a sweep called Offline, and those that it forgot."""
-
-    silent: tuple[Node, ...] = ()
-    forgotten: tuple[Node, ...] = ()
-
-
-def add_task(view: View, definition: TaskDefinition, now: Instant) -> Outcome[tuple[Task, bool]]:
-    tasks, task, is_new = view.tasks.add(definition, now.wall)
-    return Outcome((task, is_new), Change(tasks if is_new else None))
-
-
-def start_next(view: View, guard: TaskGuard | None, entropy: int, now: Instant) -> Outcome[Switch]:
-    tasks, switch = view.tasks.start_next(guard, entropy, now.wall)
-    return Outcome(switch, Change(tasks), EVERYONE)
-
-
-def finish(view: View, guard: TaskGuard | None, entropy: int, now: Instant) -> Outcome[Switch]:
-    tasks, switch = view.tasks.finish(guard, entropy, now.wall)
-    return Outcome(switch, Change(tasks), EVERYONE)
-
-
-def register(view: View, request: RegisterRequest, new_id: str, now: Instant) -> Outcome[Registration]:
-    known = view.node(request.node_id) if request.node_id else None
-    registration = registry.register(known, request, new_id, now)
-    return Outcome(registration, _one(registration.node))
-
-
-def heartbeat(view: View, report: HeartbeatRequest, now: Instant) -> Outcome[Beat]:
-    node = view.node(report.node_id)
-    if node is None or node.record.presence is Presence.GONE:
-        return Outcome(Beat(known=False))
-    after = registry.heartbeat(node, report, now)
-    beat = Beat(
-        known=True,
-        stop_requested=after.stop_requested,
-        drain=after.draining,
-        platform=after.record.platform,
-        is_back=not node.is_online,
-    )
-    return Outcome(beat, _one(after))
-
-
-def hear(view: View, node_id: str, now: Instant) -> Outcome[bool]:
-    node = view.node(node_id)
-    if node is None or node.record.presence is Presence.GONE:
-        return Outcome(False)
-    return Outcome(not node.is_online, _one(registry.hear(node, now)))
-
-
-def deregister(view: View, node_id: str) -> Outcome[Node | None]:
-    node = view.node(node_id)
-    if node is None or node.record.presence is Presence.GONE:
-        return Outcome(None)
-    after = registry.deregister(node)
-    return Outcome(after, _one(after))
-
-
-def order_stop(view: View, node_id: str) -> Outcome[Node]:
-    return _order(registry.order_stop(_known(view, node_id)))
-
-
-def order_drain(view: View, node_id: str) -> Outcome[Node]:
-    node = _known(view, node_id)
-    if node.record.agent_version is None:
-        raise NotSupported(node_id, "drain", "Use stop: POST /api/nodes/{id}/stop.")
-    return _order(registry.order_drain(node))
-
-
-def order_resume(view: View, node_id: str) -> Outcome[Node]:
-    return _order(registry.order_resume(_known(view, node_id)))
-
-
-def _known(view: View, node_id: str) -> Node:
-    node = view.node(node_id)
-    if node is None:
-        raise UnknownNode(node_id)
-    return node
-
-
-def _order(after: Node) -> Outcome[Node]:
-    return Outcome(after, _one(after), after.record.id)
-
-
-def take_nudge(view: View, node_id: str) -> Outcome[bool]:
-    node = view.node(node_id)
-    if node is None or not registry.wants_nudge(node):
-        return Outcome(False)
-    return Outcome(True, _one(registry.nudge(node)))
-
-
-def sweep(view: View, retention: float, now: Instant) -> Outcome[Swept]:
-    silent = tuple(registry.fall_silent(node) for node in view.nodes() if registry.is_silent(node, now))
-    forgotten = tuple(node for node in view.nodes() if registry.is_forgotten(node, retention, now))
-    nodes: dict[str, Node | None] = {node.record.id: node for node in silent}
-    nodes |= {node.record.id: None for node in forgotten}
-    return Outcome(Swept(silent, forgotten), Change(nodes=nodes))
-
-
-def _one(node: Node) -> Change:
-    return Change(nodes={node.record.id: node})
+def ids_of(nodes: Iterable[Node]) -> Iterator[str]:
+    """The ids of nodes."""
+    return (node.record.id for node in nodes)

@@ -13,19 +13,20 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from gridcore.protocol import HeartbeatRequest, RegisterRequest, TaskDefinition, TaskGuard
-from hub import state as operations
+from hub import operations
+from hub.access import Access, TokenRecord
 from hub.errors import StoreUnavailable, UnknownNode
-from hub.registry import Instant, Node, Registration
-from hub.state import Beat, Change, Draft, Outcome, State, Swept, View
+from hub.events import HUB, Actor, EventQuery, Recorded
+from hub.journal_memory import MemoryJournal
+from hub.operations import Swept
+from hub.registry import Instant, Node
+from hub.state import AUDIT, Change, Draft, Moment, Operation, Outcome, State
 from hub.store import Wake
-from hub.tasklist import Switch, Task, TaskList
+from hub.tasklist import TaskList
 
 T = TypeVar("T")
-Operation = Callable[[View], Outcome[T]]
 
 
 class Journal(Protocol):
@@ -37,21 +38,14 @@ class Journal(Protocol):
     async def keep_live(self, nodes: Sequence[Node]) -> None:
         """Keep the live part of nodes that are known already, and nothing else of them."""
 
+    async def events(self, query: EventQuery) -> Sequence[Recorded]:
+        """The part of the audit trail that was asked for."""
+
+    async def forget_events(self, before: float) -> int:
+        """Drop the events from before this time."""
+
     async def close(self) -> None:
         """Let go of files and threads."""
-
-
-class NoJournal:
-    """Keeps nothing: for tests, and for trying things out."""
-
-    async def commit(self, change: Change) -> None:
-        pass
-
-    async def keep_live(self, nodes: Sequence[Node]) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
 
 
 def read_clock() -> Instant:
@@ -72,6 +66,7 @@ def new_node_id() -> str:
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     operation: Operation[Any]
+    moment: Moment
     answer: asyncio.Future[Any]
 
 
@@ -104,16 +99,9 @@ class LocalStore:
     async def tasks(self) -> TaskList:
         return self._state.tasks
 
-    async def add_task(self, definition: TaskDefinition) -> tuple[Task, bool]:
-        return await self._run(partial(operations.add_task, definition=definition, now=self._clock()))
-
-    async def start_next(self, guard: TaskGuard | None) -> Switch:
-        entropy, now = self._entropy(), self._clock()
-        return await self._run(partial(operations.start_next, guard=guard, entropy=entropy, now=now))
-
-    async def finish(self, guard: TaskGuard | None) -> Switch:
-        entropy, now = self._entropy(), self._clock()
-        return await self._run(partial(operations.finish, guard=guard, entropy=entropy, now=now))
+    @property
+    def latest_tasks(self) -> TaskList:
+        return self._state.tasks
 
     async def nodes(self) -> Sequence[Node]:
         return list(self._state.nodes())
@@ -124,35 +112,43 @@ class LocalStore:
             raise UnknownNode(node_id)
         return node
 
-    async def register(self, request: RegisterRequest) -> Registration:
-        new_id, now = self._new_id(), self._clock()
-        operation = partial(operations.register, request=request, new_id=new_id, now=now)
-        return await self._run(operation, request.node_id or new_id)
-
-    async def heartbeat(self, report: HeartbeatRequest) -> Beat:
-        operation = partial(operations.heartbeat, report=report, now=self._clock())
-        return await self._run(operation, report.node_id)
-
     async def hear(self, node_id: str) -> bool:
-        return await self._run(partial(operations.hear, node_id=node_id, now=self._clock()), node_id)
-
-    async def deregister(self, node_id: str) -> Node | None:
-        return await self._run(partial(operations.deregister, node_id=node_id), node_id)
-
-    async def order_stop(self, node_id: str) -> Node:
-        return await self._run(partial(operations.order_stop, node_id=node_id), node_id)
-
-    async def order_drain(self, node_id: str) -> Node:
-        return await self._run(partial(operations.order_drain, node_id=node_id), node_id)
-
-    async def order_resume(self, node_id: str) -> Node:
-        return await self._run(partial(operations.order_resume, node_id=node_id), node_id)
+        return await self.run(operations.hear(node_id))
 
     async def take_nudge(self, node_id: str) -> bool:
-        return await self._run(partial(operations.take_nudge, node_id=node_id), node_id)
+        return await self.run(operations.take_nudge(node_id))
 
     async def sweep(self, retention: float) -> Swept:
-        return await self._run(partial(operations.sweep, retention=retention, now=self._clock()))
+        node_ids = tuple(node.record.id for node in self._state.nodes())
+        return await self.run(operations.sweep(node_ids, retention))
+
+    @property
+    def access(self) -> Access:
+        return self._state.access
+
+    async def tokens(self) -> Sequence[TokenRecord]:
+        return list(self._state.tokens())
+
+    async def events(self, query: EventQuery) -> Sequence[Recorded]:
+        return await self._journal.events(query)
+
+    async def forget_events(self, before: float) -> int:
+        return await self._journal.forget_events(before)
+
+    async def run(self, operation: Operation[T], by: Actor = HUB) -> T:
+        moment = Moment(self._clock(), self._entropy, self._new_id, by)
+        # A node that is being written has a newer record than the state shows: its operations wait in line.
+        if not self._queue and self._being_written.isdisjoint(operation.nodes):
+            outcome = operation.decide(self._state, moment)
+            if not self._state.is_durable(outcome.change):
+                self._make_real(outcome.change)
+                return outcome.answer
+        waiting = _Waiting(operation, moment, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        if self._committer is None or self._committer.done():
+            self._committer = asyncio.create_task(self._commit_all())
+        answer: T = await waiting.answer
+        return answer
 
     async def flush(self) -> None:
         dirty, self._dirty = self._dirty, set()
@@ -173,25 +169,11 @@ class LocalStore:
         finally:
             await self._journal.close()
 
-    async def _run(self, operation: Operation[T], node_id: str | None = None) -> T:
-        # A node that is being written has a newer record than the state shows: its operations wait in line.
-        if not self._queue and node_id not in self._being_written:
-            outcome = operation(self._state)
-            if not self._state.is_durable(outcome.change):
-                self._make_real(outcome.change)
-                return outcome.answer
-        waiting = _Waiting(operation, asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)
-        if self._committer is None or self._committer.done():
-            self._committer = asyncio.create_task(self._commit_all())
-        answer: T = await waiting.answer
-        return answer
-
     async def _commit_all(self) -> None:
         while self._queue:
             batch, self._queue = self._queue, []
             draft = Draft(self._state)
-            decided = [(waiting, _decide(waiting.operation, draft)) for waiting in batch]
+            decided = [(waiting, _decide(waiting, draft)) for waiting in batch]
             try:
                 await self._write(draft.change)
             except Exception as error:  # whatever it is: nobody may wait for ever
@@ -202,8 +184,11 @@ class LocalStore:
                 self._deliver(waiting.answer, outcome)
 
     def _deliver(self, answer: asyncio.Future[Any], outcome: Outcome[Any] | Exception) -> None:
-        if isinstance(outcome, Outcome) and outcome.wake is not None:
-            self._wake(outcome.wake)
+        if isinstance(outcome, Outcome):
+            if outcome.wake is not None:
+                self._wake(outcome.wake)
+            if outcome.change.events:
+                self._wake(AUDIT)
         if answer.done():  # who asked has gone
             return
         if isinstance(outcome, Outcome):
@@ -213,7 +198,7 @@ class LocalStore:
 
     async def _write(self, change: Change) -> None:
         durable = self._state.durable_part(change)
-        if durable.tasks is None and not durable.nodes:
+        if not self._state.is_durable(durable):
             return
         self._being_written = frozenset(change.nodes)
         try:
@@ -230,9 +215,9 @@ def _wake_nobody(_whom: str) -> None:
     """Until somebody listens."""
 
 
-def _decide(operation: Operation[Any], draft: Draft) -> Outcome[Any] | Exception:
+def _decide(waiting: _Waiting, draft: Draft) -> Outcome[Any] | Exception:
     try:
-        outcome = operation(draft)
+        outcome = waiting.operation.decide(draft, waiting.moment)
     except Exception as refusal:  # told only after the commit, as it may rest on what is being written
         return refusal
     draft.apply(outcome.change)
@@ -241,4 +226,4 @@ def _decide(operation: Operation[Any], draft: Draft) -> Outcome[Any] | Exception
 
 def open_memory(clock: Callable[[], Instant] = read_clock) -> LocalStore:
     """A store that forgets everything when it is closed."""
-    return LocalStore(State(TaskList.empty(new_entropy())), NoJournal(), clock=clock)
+    return LocalStore(State(TaskList.empty(new_entropy())), MemoryJournal(), clock=clock)

@@ -45,6 +45,8 @@ class Task:
     status: TaskStatus = TaskStatus.PENDING
     started_at: float | None = None
     completed_at: float | None = None
+    earlier: tuple[TaskDefinition, ...] = ()
+    """What the definition was before it was changed, the latest first."""
 
     @property
     def name(self) -> str:
@@ -67,11 +69,27 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
+class Canary:
+    """The next task, tried on some nodes while the others go on; times in seconds, since the epoch."""
+
+    task: str
+    revision: str
+    nodes: tuple[str, ...]
+    started_at: float
+    healthy_after: float
+    """Seconds that the nodes must stay up to be called healthy."""
+    is_healthy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TaskList:
     """The tasks in the order in which they were added, and the revision of what is current."""
 
     revision: str
     tasks: tuple[Task, ...] = ()
+    is_held: bool = False
+    """The fleet stands still: no node is given anything, whatever is current."""
+    canary: Canary | None = None
 
     @classmethod
     def empty(cls, entropy: int) -> TaskList:
@@ -151,7 +169,7 @@ class TaskList:
         tasks = tuple(moved.get(task.name, task) for task in self.tasks)
         counter = int(self.revision.partition("-")[0]) + 1
         switch = Switch(ended.name if ended else None, started.name if started else None)
-        return TaskList(_revision(counter, entropy), tasks), switch
+        return replace(self, revision=_revision(counter, entropy), tasks=tasks), switch
 
     def _check(self, guard: TaskGuard | None) -> None:
         if guard is None:

@@ -279,7 +279,7 @@ def test_the_database_of_the_first_hubs_is_used_as_it_is(hub: HubProcess) -> Non
     hub.start()
     assert hub.get("/api/nodes/n").json["draining"] is True
     with closing(sqlite3.connect(hub.database)) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        assert database.execute("PRAGMA user_version").fetchone() == (3,)
 
 
 def test_a_missing_directory_is_one_clear_line(hub: HubProcess, tmp_path: Path) -> None:

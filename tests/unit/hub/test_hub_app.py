@@ -11,9 +11,11 @@ from quart import Quart, Response
 from gridcore.protocol import RegisterRequest, TaskDefinition
 from hub.app import create_app
 from hub.errors import StoreUnavailable
+from hub.journal_memory import MemoryJournal
+from hub.operations import add_task, order_stop, register, start_next
 from hub.settings import HubSettings
 from hub.state import Change, State
-from hub.store_local import LocalStore, NoJournal, open_memory
+from hub.store_local import LocalStore, open_memory
 from hub.tasklist import TaskList
 from hub.waiters import Waiters
 
@@ -44,8 +46,8 @@ async def task(app: Quart, query: str = "", **headers: str) -> Response:
 
 
 async def switch(store: LocalStore, name: str) -> None:
-    await store.add_task(TaskDefinition(name=name, image="x:1"))
-    await store.start_next(None)
+    await store.run(add_task(TaskDefinition(name=name, image="x:1")))
+    await store.run(start_next(None))
 
 
 async def test_a_client_that_disconnects_leaves_no_waiter_behind(app: Quart, waiters: Waiters) -> None:
@@ -72,9 +74,9 @@ async def test_a_star_waits_for_the_next_change(app: Quart, store: LocalStore, w
 async def test_what_does_not_change_the_current_task_ends_no_wait(app: Quart, store: LocalStore) -> None:
     asking = asyncio.create_task(task(app, "?node_id=n", If_None_Match="*", Prefer="wait=50"))
     await asyncio.sleep(0.05)
-    await store.add_task(TaskDefinition(name="a", image="x:1"))
-    await store.register(RegisterRequest(node_id="m", hostname="h", architecture="arm", cpu_count=1))
-    await store.order_stop("m")
+    await store.run(add_task(TaskDefinition(name="a", image="x:1")))
+    await store.run(register(RegisterRequest(node_id="m", hostname="h", architecture="arm", cpu_count=1)))
+    await store.run(order_stop("m"))
     await asyncio.sleep(0.05)
     assert not asking.done()
     asking.cancel()
@@ -90,8 +92,8 @@ async def test_closing_ends_all_waits_and_lets_none_begin(app: Quart, waiters: W
 
 
 async def test_an_order_from_before_the_request_ends_it_at_once(app: Quart, store: LocalStore) -> None:
-    await store.register(RegisterRequest(node_id="n", hostname="h", architecture="arm", cpu_count=1))
-    await store.order_stop("n")
+    await store.run(register(RegisterRequest(node_id="n", hostname="h", architecture="arm", cpu_count=1)))
+    await store.run(order_stop("n"))
     without_wait = await task(app, "?node_id=n", If_None_Match="*")
     assert "GridCore-Heartbeat" not in without_wait.headers
     nudged = await task(app, "?node_id=n", If_None_Match="*", Prefer="wait=50")
@@ -106,14 +108,14 @@ async def test_an_id_that_cannot_be_one_keeps_nobody_from_the_task(app: Quart, n
 async def test_a_node_whose_task_has_no_image_for_it_shows_why_it_is_idle(
     app: Quart, store: LocalStore
 ) -> None:
-    await store.register(RegisterRequest(node_id="n", hostname="h", architecture="arm", cpu_count=1))
-    await store.add_task(TaskDefinition.model_validate({"name": "a", "images": {"linux/amd64": "x:1"}}))
-    await store.start_next(None)
+    await store.run(register(RegisterRequest(node_id="n", hostname="h", architecture="arm", cpu_count=1)))
+    await store.run(add_task(TaskDefinition.model_validate({"name": "a", "images": {"linux/amd64": "x:1"}})))
+    await store.run(start_next(None))
     response = await app.test_client().get("/api/nodes/n", headers=AUTH)
     assert (await response.get_json())["reason"] == "task a has no image for linux/arm/v7"
 
 
-class FullDisk(NoJournal):
+class FullDisk(MemoryJournal):
     async def commit(self, change: Change) -> None:
         raise StoreUnavailable("/hub.db: database or disk is full")
 

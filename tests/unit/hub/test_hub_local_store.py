@@ -9,16 +9,19 @@ import pytest
 
 from gridcore.protocol import HeartbeatRequest, RegisterRequest, TaskDefinition
 from hub.errors import StoreUnavailable, TaskConflict
+from hub.journal_memory import MemoryJournal
+from hub.operations import add_task, heartbeat, register, start_next
 from hub.registry import Node
-from hub.state import Change, State
+from hub.state import EVERYONE, Change, State
 from hub.store_local import LocalStore
 from hub.tasklist import TaskList
 
 
-class SlowJournal:
+class SlowJournal(MemoryJournal):
     """Takes its time, counts, and fails when told to."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.commits: list[Change] = []
         self.live: list[Sequence[Node]] = []
         self.is_full = False
@@ -33,9 +36,6 @@ class SlowJournal:
         if self.is_full:
             raise StoreUnavailable("the disk is full")
         self.live.append(nodes)
-
-    async def close(self) -> None:
-        pass
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def beat(node_id: str) -> HeartbeatRequest:
 
 
 async def test_what_arrives_during_a_commit_joins_the_next(store: LocalStore, journal: SlowJournal) -> None:
-    await asyncio.gather(*(store.register(registration(f"n{number}")) for number in range(100)))
+    await asyncio.gather(*(store.run(register(registration(f"n{number}"))) for number in range(100)))
     assert len(await store.nodes()) == 100
     assert len(journal.commits) <= 2
 
@@ -69,10 +69,10 @@ async def test_what_arrives_during_a_commit_joins_the_next(store: LocalStore, jo
 async def test_nothing_is_seen_and_nobody_woken_before_the_commit(
     store: LocalStore, journal: SlowJournal
 ) -> None:
-    await store.add_task(task("a"))
+    await store.run(add_task(task("a")))
     seen: list[int] = []
-    store.listen(lambda _: seen.append(len(journal.commits)))
-    switching = asyncio.create_task(store.start_next(None))
+    store.listen(lambda whom: seen.append(len(journal.commits)) if whom == EVERYONE else None)
+    switching = asyncio.create_task(store.run(start_next(None)))
     await asyncio.sleep(0)
     assert (await store.tasks()).current is None
     await switching
@@ -85,19 +85,19 @@ async def test_a_failed_commit_changes_nothing_and_the_next_one_is_tried(
 ) -> None:
     journal.is_full = True
     outcomes = await asyncio.gather(
-        store.add_task(task("a")), store.add_task(task("a", "y:1")), return_exceptions=True
+        store.run(add_task(task("a"))), store.run(add_task(task("a", "y:1"))), return_exceptions=True
     )
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable, StoreUnavailable]
     assert (await store.tasks()).tasks == ()
     journal.is_full = False
-    assert (await store.add_task(task("a", "y:1")))[1] is True
+    assert (await store.run(add_task(task("a", "y:1"))))[1] is True
 
 
 async def test_operations_of_one_commit_see_each_other(store: LocalStore) -> None:
     outcomes = await asyncio.gather(
-        store.add_task(task("a")),
-        store.add_task(task("a")),
-        store.add_task(task("a", "y:1")),
+        store.run(add_task(task("a"))),
+        store.run(add_task(task("a"))),
+        store.run(add_task(task("a", "y:1"))),
         return_exceptions=True,
     )
     assert isinstance(outcomes[2], TaskConflict)
@@ -107,12 +107,12 @@ async def test_operations_of_one_commit_see_each_other(store: LocalStore) -> Non
 async def test_heartbeats_are_kept_now_and_then_and_only_those_of_nodes_that_moved(
     store: LocalStore, journal: SlowJournal
 ) -> None:
-    await store.register(registration("a"))
-    await store.register(registration("b"))
+    await store.run(register(registration("a")))
+    await store.run(register(registration("b")))
     await store.flush()
     commits = len(journal.commits)
     for _ in range(10):
-        await store.heartbeat(beat("a"))
+        await store.run(heartbeat(beat("a")))
     assert len(journal.commits) == commits
     await store.flush()
     await store.flush()
@@ -121,7 +121,7 @@ async def test_heartbeats_are_kept_now_and_then_and_only_those_of_nodes_that_mov
 
 
 async def test_a_flush_that_failed_is_made_up_for(store: LocalStore, journal: SlowJournal) -> None:
-    await store.register(registration("a"))
+    await store.run(register(registration("a")))
     journal.is_full = True
     with pytest.raises(StoreUnavailable):
         await store.flush()

@@ -12,6 +12,7 @@ from quart import Quart, Response
 from gridcore.protocol import RegisterRequest, TaskDefinition
 from hub.app import create_app
 from hub.logdesk import LogDesk
+from hub.operations import add_task, deregister, register, start_next
 from hub.settings import HubSettings
 from hub.store_local import LocalStore, open_memory
 from hub.waiters import Waiters
@@ -44,13 +45,15 @@ class Hub:
         return response
 
     async def join(self, node_id: str, architecture: str = "aarch64", version: str | None = "1") -> None:
-        await self.store.register(
-            RegisterRequest(
-                node_id=node_id,
-                hostname=f"host-{node_id}",
-                architecture=architecture,
-                cpu_count=4,
-                agent_version=version,
+        await self.store.run(
+            register(
+                RegisterRequest(
+                    node_id=node_id,
+                    hostname=f"host-{node_id}",
+                    architecture=architecture,
+                    cpu_count=4,
+                    agent_version=version,
+                )
             )
         )
 
@@ -61,8 +64,8 @@ class Hub:
         return await response.get_json()
 
     async def add(self, name: str, **fields: Any) -> None:
-        await self.store.add_task(
-            TaskDefinition.model_validate({"name": name, "image": f"{name}:1", **fields})
+        await self.store.run(
+            add_task(TaskDefinition.model_validate({"name": name, "image": f"{name}:1", **fields}))
         )
 
 
@@ -206,7 +209,7 @@ async def test_a_node_that_does_not_answer_is_504(hub: Hub) -> None:
 async def test_who_cannot_answer_is_not_asked(hub: Hub) -> None:
     await hub.join("old", version=None)
     await hub.join("gone")
-    await hub.store.deregister("gone")
+    await hub.store.run(deregister("gone"))
     for node_id, status, slug in (
         ("nobody", 404, "unknown-node"),
         ("old", 409, "not-supported"),
@@ -306,7 +309,7 @@ async def test_a_healthy_fleet_has_no_problems_and_a_new_task_forgets_the_old_on
     await hub.beat("n", errors=[{"kind": "failed", "message": "exit code 1"}])
     assert len(await hub.show("/api/problems")) == 1
     await hub.add("a")
-    await hub.store.start_next(None)
+    await hub.store.run(start_next(None))
     assert await hub.show("/api/problems") == []
     assert (await hub.get("/api/problems?kind=failed")).status_code == 422
 
@@ -321,13 +324,13 @@ async def test_the_next_tasks_image_is_announced_only_where_the_configuration_as
         await hub.join("x86", "x86_64")
         assert "prefetch" not in await hub.beat("arm")
         await hub.add("a")
-        await hub.store.start_next(None)
+        await hub.store.run(start_next(None))
         assert "prefetch" not in await hub.beat("arm")
         await hub.add("b", image="b:1", images={"linux/arm64": "b:arm"})
         await hub.add("c")
         expected = ("b:arm", "b:1") if prefetch else (None, None)
         assert ((await hub.beat("arm")).get("prefetch"), (await hub.beat("x86")).get("prefetch")) == expected
-        await hub.store.start_next(None)
+        await hub.store.run(start_next(None))
         assert (await hub.beat("arm")).get("prefetch") == ("c:1" if prefetch else None)
         assert "prefetch" not in await hub.beat("stranger")
 
@@ -335,7 +338,9 @@ async def test_the_next_tasks_image_is_announced_only_where_the_configuration_as
 async def test_a_platform_that_the_next_task_has_no_image_for_prefetches_nothing() -> None:
     hub = Hub(prefetch=True)
     await hub.join("arm")
-    await hub.store.add_task(TaskDefinition.model_validate({"name": "a", "images": {"linux/amd64": "x:1"}}))
+    await hub.store.run(
+        add_task(TaskDefinition.model_validate({"name": "a", "images": {"linux/amd64": "x:1"}}))
+    )
     assert "prefetch" not in await hub.beat("arm")
 
 
@@ -344,9 +349,9 @@ async def test_the_pull_policy_is_shown_and_passed_on(hub: Hub) -> None:
     assert (await posted.get_json())["pull_policy"] == "always"
     await hub.add("b")
     assert [task["pull_policy"] for task in (await hub.show("/api/tasks"))["tasks"]] == ["always", None]
-    await hub.store.start_next(None)
+    await hub.store.run(start_next(None))
     assert (await hub.show("/gridnode/task"))["pull_policy"] == "always"
-    await hub.store.start_next(None)
+    await hub.store.run(start_next(None))
     assert "pull_policy" not in await hub.show("/gridnode/task")
     refused = await hub.post("/api/tasks", {"name": "c", "image": "x:1", "pull_policy": "never"})
     assert refused.status_code == 422

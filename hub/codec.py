@@ -1,0 +1,136 @@
+"""The state as JSON values and back, the same for every store.
+
+Readers take what they know and give the rest its default, so that a file or a database of an earlier
+version is read as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from gridcore.protocol import TaskDefinition
+from hub import registry
+from hub.access import Role, SigningKey, TokenRecord
+from hub.events import Event
+from hub.registry import DrainOrder, Instant, Live, Node, NodeRecord, Presence, StopOrder
+from hub.reports import ContainerState, LastExit, NodeError
+from hub.tasklist import Canary, Task, TaskList, TaskStatus
+
+
+def dump_head(tasks: TaskList) -> dict[str, Any]:
+    """A task list without its tasks."""
+    return {
+        "revision": tasks.revision,
+        "is_held": tasks.is_held,
+        "canary": asdict(tasks.canary) if tasks.canary else None,
+    }
+
+
+def load_list(head: Mapping[str, Any], tasks: tuple[Task, ...]) -> TaskList:
+    """A task list from its head and its tasks, which are in order."""
+    canary = head.get("canary")
+    return TaskList(
+        head["revision"],
+        tasks,
+        is_held=head.get("is_held", False),
+        canary=Canary(**{**canary, "nodes": tuple(canary["nodes"])}) if canary else None,
+    )
+
+
+def dump_task(task: Task) -> dict[str, Any]:
+    """A task with its secrets, as they are."""
+    return {
+        "definition": task.definition.to_stored(),
+        "added_at": task.added_at,
+        "status": task.status.value,
+        "started_at": task.started_at,
+        "completed_at": task.completed_at,
+        "earlier": [definition.to_stored() for definition in task.earlier],
+    }
+
+
+def load_task(kept: Mapping[str, Any]) -> Task:
+    return Task(
+        TaskDefinition.model_validate(kept["definition"]),
+        kept["added_at"],
+        TaskStatus(kept["status"]),
+        kept["started_at"],
+        kept["completed_at"],
+        tuple(TaskDefinition.model_validate(definition) for definition in kept.get("earlier", ())),
+    )
+
+
+def dump_record(record: NodeRecord) -> dict[str, Any]:
+    """What is kept of a node over a restart."""
+    return asdict(record)
+
+
+def load_record(kept: Mapping[str, Any]) -> NodeRecord:
+    states = {
+        "presence": Presence(kept["presence"]),
+        "stop": StopOrder(kept["stop"]),
+        "drain": DrainOrder(kept.get("drain", DrainOrder.NONE)),
+    }
+    return NodeRecord(**{**kept, **states})
+
+
+_KEPT = [field.name for field in fields(Live) if field.name not in ("heard", "nudged")]
+"""What of a Live outlasts this run of the hub."""
+
+
+def live_text(live: Live) -> str:
+    """The live part of a node as JSON text, without what has no meaning for another hub or a later run."""
+    # `asdict` copies deeply: too slow for the containers of a fleet.
+    return json.dumps({name: getattr(live, name) for name in _KEPT}, default=_fields_of)
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
+def load_live(kept: Mapping[str, Any], heard: float, *, nudged: bool = False) -> Live:
+    """A live part; `heard` is when the node was, by the clock that now counts."""
+    parts = {
+        "errors": tuple(NodeError(**error) for error in kept["errors"]),
+        "containers": tuple(_load_container(container) for container in kept.get("containers", ())),
+        "warnings": tuple(kept.get("warnings", ())),
+    }
+    return Live(heard=heard, nudged=nudged, **{**kept, **parts})
+
+
+def _load_container(kept: Mapping[str, Any]) -> ContainerState:
+    ended = kept["last_exit"]
+    return ContainerState(**{**kept, "last_exit": LastExit(**ended) if ended else None})
+
+
+def restore_node(record: Mapping[str, Any], live: Mapping[str, Any], now: Instant) -> Node:
+    """A node as a starting hub finds it: heard just now by the clock that just started."""
+    return registry.restore(load_record(record), load_live(live, now.monotonic), now)
+
+
+def dump_token(token: TokenRecord) -> dict[str, Any]:
+    return asdict(token)
+
+
+def load_token(kept: Mapping[str, Any]) -> TokenRecord:
+    return TokenRecord(**{**kept, "role": Role(kept["role"])})
+
+
+def dump_key(key: SigningKey) -> dict[str, Any]:
+    """A key with its secret, as it is."""
+    return asdict(key)
+
+
+def load_key(kept: Mapping[str, Any]) -> SigningKey:
+    return SigningKey(**kept)
+
+
+def dump_event(event: Event) -> dict[str, Any]:
+    return asdict(event)
+
+
+def load_event(kept: Mapping[str, Any]) -> Event:
+    return Event(**kept)
