@@ -34,7 +34,7 @@ APPLICATION_ID = 0x47524944
 
 SCHEMA_VERSION = 3
 """2: nodes have a drain, and what they report has containers; the number alone was raised, because a hub of
-1 would not understand what is written. 3: tasks and their list have `more`; tokens, keys, events."""
+1 would not understand what is written. 3: tasks and their list have `more`; tokens, keys, marks, events."""
 SCHEMA = """
 CREATE TABLE list (revision TEXT NOT NULL);
 CREATE TABLE tasks (
@@ -48,6 +48,7 @@ ALTER TABLE list ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
 ALTER TABLE tasks ADD COLUMN more TEXT NOT NULL DEFAULT '{}';
 CREATE TABLE tokens (id TEXT PRIMARY KEY, record TEXT NOT NULL);
 CREATE TABLE keys (id TEXT PRIMARY KEY, record TEXT NOT NULL);
+CREATE TABLE marks (id TEXT PRIMARY KEY, record TEXT NOT NULL);
 CREATE TABLE events (
     id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, kind TEXT NOT NULL, who TEXT NOT NULL,
     task TEXT, node TEXT, event TEXT NOT NULL
@@ -209,6 +210,8 @@ class SqliteJournal:
             _put(database, "tokens", token_id, codec.dump_token(token) if token else None)
         for key_id, key in change.keys.items():
             _put(database, "keys", key_id, codec.dump_key(key) if key else None)
+        for name, mark in change.marks.items():
+            _put(database, "marks", name, dict(mark) if mark is not None else None)
         database.executemany(
             "INSERT INTO events (time, kind, who, task, node, event) VALUES (?, ?, ?, ?, ?, ?)",
             (
@@ -296,22 +299,19 @@ def _read_tasks(database: sqlite3.Connection) -> TaskList:
     return codec.load_list({**json.loads(more), "revision": revision}, tuple(tasks))
 
 
-def _read_rest(database: sqlite3.Connection, now: Instant) -> tuple[list[Any], list[Any], list[Any]]:
-    """The nodes, the tokens and the keys, each in the order in which they came."""
+def _read_rest(database: sqlite3.Connection, now: Instant) -> tuple[Any, Any, Any, Any]:
+    """The nodes, the tokens, the keys and the marks, each in the order in which they came."""
 
-    def records(table: str) -> list[Any]:
-        rows = database.execute(f"SELECT record FROM {table} ORDER BY rowid")  # noqa: S608  our own table names
-        return [json.loads(record) for (record,) in rows]
+    def records(table: str) -> dict[str, Any]:
+        rows = database.execute(f"SELECT id, record FROM {table} ORDER BY rowid")  # noqa: S608  our own table names
+        return {key: json.loads(record) for key, record in rows}
 
     nodes = [
         codec.restore_node(json.loads(record), json.loads(live), now)
         for record, live in database.execute("SELECT record, live FROM nodes ORDER BY rowid")
     ]
-    return (
-        nodes,
-        [codec.load_token(record) for record in records("tokens")],
-        [codec.load_key(record) for record in records("keys")],
-    )
+    tokens = [codec.load_token(record) for record in records("tokens").values()]
+    return nodes, tokens, [codec.load_key(record) for record in records("keys").values()], records("marks")
 
 
 def _find(database: sqlite3.Connection, query: EventQuery) -> list[Recorded]:

@@ -228,6 +228,20 @@ def note(*events: Event) -> Operation[None]:
     return Operation(lambda _view, _at: Outcome(None, Change(events=events)))
 
 
+def take_lease(name: str, holder: str, seconds: float) -> Operation[bool]:
+    """Whether this holder has the lease, now for `seconds` more: of several hubs one does a thing."""
+
+    def decide(view: View, at: Moment) -> Outcome[bool]:
+        kept = view.mark(name)
+        is_free = kept is None or kept["holder"] == holder or kept["until"] <= at.now.wall
+        if not is_free:
+            return Outcome(False)
+        mark = {"holder": holder, "until": at.now.wall + seconds}
+        return Outcome(True, Change(marks={name: mark}))
+
+    return Operation(decide, marks=(name,))
+
+
 def tell_nodes(at: Moment, kind: str, nodes: Iterable[Node]) -> tuple[Event, ...]:
     """One event about all of these nodes, however many they are; none about none."""
     ids = list(ids_of(nodes))

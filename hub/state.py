@@ -8,7 +8,7 @@ makes the change durable first, then real, and wakes whom it concerns last. `ope
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from hub.access import Access, SigningKey, TokenRecord
@@ -26,15 +26,20 @@ AUDIT = "\0events"
 """Stands there too, for those who follow the audit trail."""
 
 
+Mark = Mapping[str, Any]
+"""A few JSON values that the hub keeps for itself under a name, such as a lease or how far it has come."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A new task list, if it changed; the nodes, tokens and keys that changed, where None is one that is
-    gone; and what the audit trail tells of it."""
+    """A new task list, if it changed; the nodes, tokens, keys and marks that changed, where None is one that
+    is gone; and what the audit trail tells of it."""
 
     tasks: TaskList | None = None
     nodes: Mapping[str, Node | None] = field(default_factory=dict)
     tokens: Mapping[str, TokenRecord | None] = field(default_factory=dict)
     keys: Mapping[str, SigningKey | None] = field(default_factory=dict)
+    marks: Mapping[str, Mark | None] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
 
 
@@ -48,7 +53,7 @@ class Outcome(Generic[T_co]):
 
 
 class View(Protocol):
-    """The state as an operation sees it: of nodes and tokens those that it named, and no others."""
+    """The state as an operation sees it: of nodes, tokens and marks those that it named, and no others."""
 
     @property
     def tasks(self) -> TaskList: ...
@@ -56,6 +61,7 @@ class View(Protocol):
     def keys(self) -> Mapping[str, SigningKey]: ...
     def node(self, node_id: str) -> Node | None: ...
     def token(self, token_id: str) -> TokenRecord | None: ...
+    def mark(self, name: str) -> Mark | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +82,12 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Operation(Generic[T_co]):
-    """A decision, and the ids of the nodes and tokens that it looks at."""
+    """A decision, and the ids of the nodes and tokens, and the names of the marks, that it looks at."""
 
     decide: Callable[[View, Moment], Outcome[T_co]]
     nodes: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
 
 
 class State:
@@ -92,10 +99,12 @@ class State:
         nodes: Iterable[Node] = (),
         tokens: Iterable[TokenRecord] = (),
         keys: Iterable[SigningKey] = (),
+        marks: Mapping[str, Mark] | None = None,
     ) -> None:
         self.tasks = tasks
         self._nodes = {node.record.id: node for node in nodes}
         self._tokens = {token.id: token for token in tokens}
+        self._marks = dict(marks or {})
         self.access = Access({key.id: key for key in keys}, self._revoked())
 
     @property
@@ -111,6 +120,9 @@ class State:
     def token(self, token_id: str) -> TokenRecord | None:
         return self._tokens.get(token_id)
 
+    def mark(self, name: str) -> Mark | None:
+        return self._marks.get(name)
+
     def tokens(self) -> Iterable[TokenRecord]:
         return self._tokens.values()
 
@@ -119,6 +131,7 @@ class State:
         if change.tasks is not None:
             self.tasks = change.tasks
         _put(self._nodes, change.nodes)
+        _put(self._marks, change.marks)
         if change.tokens or change.keys:
             _put(self._tokens, change.tokens)
             keys = dict(self.access.keys)
@@ -133,7 +146,7 @@ class State:
         """Whether the change touches what must survive a crash."""
         return (
             change.tasks is not None
-            or bool(change.tokens or change.keys or change.events)
+            or bool(change.tokens or change.keys or change.marks or change.events)
             or any(self._is_record_new(node_id, node) for node_id, node in change.nodes.items())
         )
 
@@ -142,7 +155,7 @@ class State:
         nodes = {
             node_id: node for node_id, node in change.nodes.items() if self._is_record_new(node_id, node)
         }
-        return Change(change.tasks, nodes, change.tokens, change.keys, change.events)
+        return replace(change, nodes=nodes)
 
     def _is_record_new(self, node_id: str, node: Node | None) -> bool:
         before = self._nodes.get(node_id)
@@ -158,6 +171,7 @@ class Draft:
         self._nodes: dict[str, Node | None] = {}
         self._tokens: dict[str, TokenRecord | None] = {}
         self._keys: dict[str, SigningKey | None] = {}
+        self._marks: dict[str, Mark | None] = {}
         self._events: list[Event] = []
 
     @property
@@ -178,18 +192,23 @@ class Draft:
     def token(self, token_id: str) -> TokenRecord | None:
         return self._tokens[token_id] if token_id in self._tokens else self._base.token(token_id)
 
+    def mark(self, name: str) -> Mark | None:
+        return self._marks[name] if name in self._marks else self._base.mark(name)
+
     def apply(self, change: Change) -> None:
         """Put a change on top."""
         self._tasks = change.tasks or self._tasks
         self._nodes.update(change.nodes)
         self._tokens.update(change.tokens)
         self._keys.update(change.keys)
+        self._marks.update(change.marks)
         self._events.extend(change.events)
 
     @property
     def change(self) -> Change:
         """All changes on top, as one."""
-        return Change(self._tasks, self._nodes, self._tokens, self._keys, tuple(self._events))
+        parts = (self._nodes, self._tokens, self._keys, self._marks)
+        return Change(self._tasks, *parts, tuple(self._events))
 
 
 def _put(kept: dict[str, V], changed: Mapping[str, V | None]) -> None:

@@ -14,7 +14,7 @@ from gridcore.protocol import RegisterRequest, TaskDefinition
 from hub.access import Role, SigningKey, TokenRecord
 from hub.errors import NothingPending
 from hub.events import NODES_NAMED, Actor, Event, EventQuery
-from hub.operations import add_task, deregister, finish, note, order_stop, register, start_next
+from hub.operations import add_task, deregister, finish, note, order_stop, register, start_next, take_lease
 from hub.state import AUDIT, Change, Operation, Outcome
 from hub.store import Store
 from hub.tasklist import Canary
@@ -191,6 +191,23 @@ async def test_operations_on_the_keys_see_each_other(store: Store) -> None:
     assert sorted(counts) == list(range(8))
 
 
+# --- Leases ------------------------------------------------------------------------------------------------
+
+
+async def test_of_several_hubs_one_has_the_lease_until_it_runs_out(kind: StoreKind, store: Store) -> None:
+    tries = await asyncio.gather(*(store.run(take_lease("x", holder, 30)) for holder in "abc"))
+    assert sorted(tries) == [False, False, True]
+    holder = "abc"[tries.index(True)]
+    other = "b" if holder == "a" else "a"
+    kind.clock.advance(29)
+    assert not await store.run(take_lease("x", other, 30))
+    assert await store.run(take_lease("x", holder, 30))
+    assert await store.run(take_lease("y", other, 30))
+    kind.clock.advance(30)
+    assert await store.run(take_lease("x", other, 30))
+    assert not await store.run(take_lease("x", holder, 30))
+
+
 # --- A restart ---------------------------------------------------------------------------------------------
 
 
@@ -198,9 +215,11 @@ async def test_operations_on_the_keys_see_each_other(store: Store) -> None:
 async def test_a_restart_keeps_the_trail_and_the_tokens(kind: StoreKind, store: Store) -> None:
     await store.run(put(tokens=(TOKEN, replace(TOKEN, id="t2", revoked=4.0, node="n")), keys=(KEY,)))
     await store.run(add_task(task("a")), ALICE)
+    await store.run(take_lease("x", "me", 30))
     before = await store.events(EventQuery()), await store.tokens(), store.access
     store = await kind.reopen()
     assert (await store.events(EventQuery()), await store.tokens(), store.access) == before
+    assert not await store.run(take_lease("x", "somebody else", 30))
     await store.run(note(event("later")))
     assert (await told(store, after=before[0][0].id)) == ["later"]
 
