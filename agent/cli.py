@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from pydantic import BaseModel, ConfigDict
@@ -45,7 +45,7 @@ def cli(context: click.Context, path: Path | None, check: bool) -> None:
     \b
     First steps:
       gridnode init                  write a commented gridnode.toml
-      (put the hub's address and token into it)
+      (put the hub's address, and a token or join token, into it)
       gridnode --check               is it good?
       gridnode                       run, until Ctrl-C
 
@@ -73,15 +73,30 @@ def cli(context: click.Context, path: Path | None, check: bool) -> None:
 @cli.command()
 @CONFIG_OPTION
 @click.option("--server", default="http://192.168.1.100:8080", show_default=True, help="The hub's address.")
+@click.option(
+    "--join-token-file",
+    type=click.File(encoding="utf-8"),
+    help="A file with a join token; - reads it from standard input.",
+)
 @click.pass_context
-def init(context: click.Context, path: Path | None, server: str) -> None:
+def init(context: click.Context, path: Path | None, server: str, join_token_file: TextIO | None) -> None:
     """Write a first gridnode.toml (mode 0600), never over an existing one.
 
-    The token is not asked for here, since command lines can be read by others: put it into the file.
+    No token is taken from the command line, since others can read that: put it into the file, or give a join
+    token (`computehub token create --role join --ttl 24h` on the hub) in a file or by standard input.
     """
     path = path or context.obj or config.default_path(FILE_NAME)
-    config.init_file(path, example(server=server))
-    click.echo(f"{path}: written. Put the hub's address and token into it, then: gridnode --check")
+    join_token = None if join_token_file is None else _first_line(join_token_file)
+    config.init_file(path, example(server, join_token))
+    missing = "address and token" if join_token is None else "address"
+    click.echo(f"{path}: written. Put the hub's {missing} into it, then: gridnode --check")
+
+
+def _first_line(file: TextIO) -> str:
+    try:
+        return file.readline(8192).strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError("join token: the file cannot be read as text") from None
 
 
 @cli.command()

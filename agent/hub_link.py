@@ -12,18 +12,18 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from random import Random
 
 import structlog
 
 from agent import spec
+from agent.contact import Contact
 from agent.machine import Identity
+from agent.membership import Membership
 from agent.report import Board, clip
-from agent.settings import Settings, write_node_id
-from agent.slots import doubled, jittered
+from agent.settings import Settings
 from gridcore import __version__
 from gridcore.client import HubClient
-from gridcore.errors import ConfigError, HubError, HubRejectedToken
+from gridcore.errors import HubError, HubRejectedToken
 from gridcore.protocol import (
     MAX_WARNINGS,
     HeartbeatAnswer,
@@ -41,9 +41,6 @@ POLL = 10.0
 WAIT = 25.0
 """Seconds that the hub is asked to hold the question for the task."""
 MOST_BEATS_PER_SECOND = 1.0
-RETRY_FIRST, RETRY_MOST = 1.0, 10.0
-"""Seconds: a hub that is back must be found within a tick."""
-TOKEN_RETRY = 60.0
 REGISTER_GAP = 5.0
 """Seconds: a hub that forgets this node sooner after it registered is not asked again at once."""
 ENGINE_HEAD_START = 5.0
@@ -80,11 +77,14 @@ class HubLink:
         self._on_prefetch = on_prefetch
         self._read_log = read_log
         self._errands: set[asyncio.Task[None]] = set()
-        self._random = Random()  # noqa: S311 # jitter, not a secret
-        self.node_id = settings.node_id
+        self._contact = Contact()
+        self._membership = Membership(settings, config, board)
+        self._credentials = self._membership.credentials
+        client.token = self._credentials.current
         self._registered = asyncio.Event()
         self._platform_known = asyncio.Event()
         self._beat_now = asyncio.Event()
+        self._fresh_token = asyncio.Event()
         self._finishing = asyncio.Event()
         self._told_to_stop = False
         self._draining = False
@@ -92,8 +92,6 @@ class HubLink:
         self._task_known = False
         self._task_invalid: str | None = None
         self._interval = settings.heartbeat_interval
-        self._away: str | None = None
-        self._away_since = 0.0
         self._registered_at = 0.0
         if identity.platform is not None:
             self._platform_known.set()
@@ -111,14 +109,16 @@ class HubLink:
         failures = 0
         await self._until(self._platform_known, self._finishing, timeout=ENGINE_HEAD_START)
         while not self._finishing.is_set():
+            if self._contact.pause:
+                await self._until(self._finishing, timeout=self._contact.pause)
+                continue
             try:
                 if not self._registered.is_set() and not self._told_to_stop:
                     await self._register()
                 await self._beat()
             except HubError as error:
                 failures += 1
-                self._lost(error)
-                await self._until(self._finishing, timeout=self._retry_in(error, failures))
+                await self._until(self._finishing, timeout=self._lost(error, failures))
             else:
                 failures = 0
                 if self._registered.is_set() or self._told_to_stop:
@@ -133,16 +133,21 @@ class HubLink:
         while True:
             await self._registered.wait()
             await self._platform_known.wait()
+            if self._contact.pause:
+                await asyncio.sleep(self._contact.pause)
+                continue
             platform, node_id = self._identity.platform, self.node_id
             if platform is None or node_id is None:
                 raise AssertionError("registered without an id or a platform")
-            asked = time.monotonic()
+            asked, token = time.monotonic(), self._client.token
             try:
                 answer = await self._client.task(platform, node_id, etag, WAIT if etag else None)
             except HubError as error:
+                if isinstance(error, HubRejectedToken) and token != self._client.token:
+                    continue  # it has been replaced meanwhile
                 failures += 1
-                self._lost(error)
-                await asyncio.sleep(self._retry_in(error, failures))
+                self._fresh_token.clear()
+                await self._until(self._fresh_token, timeout=self._lost(error, failures))
                 continue
             failures = 0
             etag = answer.etag
@@ -179,45 +184,38 @@ class HubLink:
     async def _register(self) -> None:
         known = self.node_id
         identity = self._identity
-        answer = await self._client.register(
-            RegisterRequest(
-                node_id=known,
-                hostname=identity.hostname,
-                architecture=identity.architecture,
-                cpu_count=identity.cpu_count,
-                platform=identity.platform,
-                agent_version=__version__,
-                labels=self._settings.labels,
-                machine=identity.machine,
-                gpu_count=self._facts.gpus,
-            )
+        request = RegisterRequest(
+            node_id=known,
+            hostname=identity.hostname,
+            architecture=identity.architecture,
+            cpu_count=identity.cpu_count,
+            platform=identity.platform,
+            agent_version=__version__,
+            labels=self._settings.labels,
+            machine=identity.machine,
+            gpu_count=self._facts.gpus,
         )
+        try:
+            answer = await self._client.register(request, self._credentials.for_registration)
+        except HubRejectedToken:
+            self._credentials.refuse(registering=True)
+            raise
+        self._credentials.accept(registered=True)
+        self._take(answer.node_id, answer.token)
         if identity != self._identity:
             return  # the engine told its platform meanwhile: once more, with that
         self._draining = answer.drain
         self._registered.set()
         self._registered_at = time.monotonic()
-        self._found()
-        if answer.node_id != known:
-            self._take_id(answer.node_id, known)
+        self._contact.find()
         log.info("registered", node_id=self.node_id, architecture=identity.architecture)
         self._apply()
 
-    def _take_id(self, node_id: str, before: str | None) -> None:
-        self.node_id = node_id
-        if before is not None:
-            log.warning(
-                "the hub gave this node another id: its old one is in use by another machine "
-                "(was this disk cloned?)",
-                old=before,
-                new=node_id,
-            )
-        try:
-            write_node_id(self._config, node_id)
-        except (OSError, ConfigError) as error:
-            text = f"the node id could not be written to {self._config}, so the next start gets a new one"
-            log.warning(text, error=str(error))
-            self._board.error("config", f"{text}: {error}")
+    def _take(self, node_id: str, token: str | None) -> None:
+        self._membership.take(node_id, token)
+        if self._client.token != self._credentials.current:
+            self._client.token = self._credentials.current
+            self._fresh_token.set()
 
     async def _beat(self) -> None:
         if self.node_id is None:
@@ -225,7 +223,7 @@ class HubLink:
         self._board.news.clear()
         self._beat_now.clear()
         report, errors = self._board.report, self._board.take_errors()
-        was_away = self._away is not None
+        was_away = self._contact.away is not None
         try:
             answer = await self._client.heartbeat(
                 HeartbeatRequest(
@@ -241,10 +239,17 @@ class HubLink:
                     paused=report.paused,
                 )
             )
-        except HubError:
+        except HubError as error:
             self._board.keep_errors(errors)
+            if isinstance(error, HubRejectedToken):
+                self._credentials.refuse()
+                if self._credentials.has_other:
+                    self._registered.clear()
             raise
-        self._found()
+        self._contact.find()
+        self._credentials.accept()
+        if answer.token is not None:
+            self._take(self.node_id, answer.token)
         self._interval = answer.heartbeat_interval or self._settings.heartbeat_interval
         self._run_errands(answer)
         if answer.stop_requested and not self._told_to_stop:
@@ -280,14 +285,19 @@ class HubLink:
             await self._client.logs(message)
 
     @property
+    def node_id(self) -> str | None:
+        """What the hub calls this node; None before it has registered for the first time."""
+        return self._membership.node_id
+
+    @property
     def away(self) -> str | None:
         """Why the hub does not answer; None while it does."""
-        return self._away
+        return self._contact.away
 
     @property
     def away_for(self) -> float | None:
         """Seconds since the hub was last heard; None while it answers."""
-        return None if self._away is None else time.monotonic() - self._away_since
+        return self._contact.away_for
 
     def _apply(self) -> None:
         if self._identity.refusal:
@@ -321,20 +331,8 @@ class HubLink:
             for wait in waits:
                 wait.cancel()
 
-    def _retry_in(self, error: HubError, failures: int) -> float:
-        seconds = (
-            TOKEN_RETRY if isinstance(error, HubRejectedToken) else doubled(RETRY_FIRST, RETRY_MOST, failures)
-        )
-        return jittered(seconds, self._random)
-
-    def _lost(self, error: HubError) -> None:
-        if self._away is None:
-            self._away_since = time.monotonic()
-        if str(error) != self._away:
-            log.warning("hub", error=str(error), meanwhile="what runs keeps running")
-        self._away = str(error)
-
-    def _found(self) -> None:
-        if self._away is not None:
-            log.info("hub answers again")
-        self._away = None
+    def _lost(self, error: HubError, failures: int) -> float:
+        text = None
+        if isinstance(error, HubRejectedToken):
+            text = self._credentials.explain(error, self._config)
+        return self._contact.lose(error, failures, text)

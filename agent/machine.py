@@ -113,6 +113,8 @@ def misfits(settings: Settings, available: tuple[int, ...]) -> tuple[str, ...]:
             found.append(warning)
     if settings.container_memory > memory_mb():
         found.append(f"container_memory: {settings.container_memory} MB, this machine has {memory_mb()} MB")
+    if settings.ca_file is not None and not settings.server_url.lower().startswith("https:"):
+        found.append("ca_file: counts for https:// only, and server_url is http://")
     if settings.allowed_images == ():
         found.append("allowed_images: empty, so that every image is refused")
     return tuple(found)

@@ -42,6 +42,7 @@ from gridcore.client import AiohttpTransport, HubClient
 from gridcore.errors import EXIT_HANDOVER, ConfigError
 from gridcore.platforms import architecture_of, platform_of
 from gridcore.systemd import notify
+from gridcore.trust import Trust
 
 log = structlog.get_logger()
 
@@ -74,6 +75,13 @@ def only_agent(config: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def _trust_of(settings: Settings, config: Path) -> Trust:
+    try:
+        return Trust(settings.ca_file)
+    except ValueError as error:  # it was good a moment ago
+        raise ConfigError(f"{config}: ca_file: {error}") from None
+
+
 class Service:
     """Wires the reconciler and the hub link together for one run; `run` answers the exit code."""
 
@@ -84,6 +92,7 @@ class Service:
         self._facts = machine.facts(config, settings)
         self._board = Board()
         self._runs = Runs(self._state / "runs")
+        self._trust = _trust_of(settings, config)
         configured = platform_of(settings.architecture) if settings.architecture else None
         self._engine = Engine(self._facts.owner, platform=configured, pull_timeout=settings.pull_timeout)
         random = Random()  # noqa: S311 # jitter, not a secret
@@ -104,9 +113,11 @@ class Service:
     async def run(self) -> int:
         """Run until stopped or handing over: 0 or 75; 1 when containers may be left behind."""
         notify("READY=1")
+        for warning in self._facts.warnings:
+            log.warning("this machine", warning=warning)
         # Before the first look: what the owner forbids must not start even once.
         self._reconciler.set_permit(self._owner.permit)
-        async with AiohttpTransport(self._settings.server_url, self._settings.token) as transport:
+        async with AiohttpTransport(self._settings.server_url, self._trust) as transport:
             self._link = self._make_link(HubClient(transport))
             self._on_signals()
             try:

@@ -1,7 +1,8 @@
-"""The agent's settings: `gridnode.toml`, read once, and the one value that is written back to it."""
+"""The agent's settings: `gridnode.toml`, read once, and what the hub assigns, which is written back to it."""
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -10,8 +11,10 @@ from urllib.parse import urlsplit
 
 import tomlkit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from tomlkit.exceptions import TOMLKitError
 
 from gridcore.config import read_text, write_private
+from gridcore.errors import ConfigError
 from gridcore.platforms import is_known_architecture
 from gridcore.protocol import NodeId
 
@@ -28,9 +31,20 @@ def _hub_address(value: str) -> str:
 
 def _token(value: str) -> str:
     if not value.strip() or value == PASTE_HERE:
-        raise ValueError("is not set; copy the token from the hub's computehub.toml")
+        raise ValueError(
+            "is not set; copy it from the hub, or remove this line and set the other of both tokens"
+        )
     if not value.isascii() or not value.isprintable() or " " in value:
-        raise ValueError("expected printable ASCII without spaces, as in the hub's computehub.toml")
+        raise ValueError("expected printable ASCII without spaces, as the hub has it")
+    return value
+
+
+def _ca_file(value: Path) -> Path:
+    from gridcore.trust import read_ca  # only where one is set
+
+    if not value.is_absolute():
+        raise ValueError("expected an absolute path")
+    read_ca(value)
     return value
 
 
@@ -101,8 +115,12 @@ class Settings(BaseModel):
 
     server_url: Annotated[str, AfterValidator(_hub_address)]
     """The hub, `http://` or `https://`."""
-    token: Annotated[str, AfterValidator(_token)] = Field(repr=False)
-    """The secret shared with the hub."""
+    token: Annotated[str, AfterValidator(_token)] | None = Field(default=None, repr=False)
+    """The secret shared with the hub, or this node's own, handed out by the hub and written here."""
+    join_token: Annotated[str, AfterValidator(_token)] | None = Field(default=None, repr=False)
+    """Short-lived: shown at a registration to get a token of this node's own."""
+    ca_file: Annotated[Path, AfterValidator(_ca_file)] | None = None
+    """PEM file with the CA, or the self-signed certificate, of an https hub. Unset: the system's CAs."""
     node_id: NodeId | None = None
     """Assigned by the hub at the first start and written here."""
     hostname: str | None = Field(default=None, min_length=1, max_length=255)
@@ -173,26 +191,60 @@ class Settings(BaseModel):
             raise ValueError("state_directory: expected an absolute path")
         return self
 
+    @model_validator(mode="after")
+    def _has_a_token(self) -> Self:
+        if self.token is None and self.join_token is None:
+            raise ValueError(
+                "token: missing; set the hub's shared token here, or a join_token "
+                "(`computehub token create --role join --ttl 24h` on the hub makes one)"
+            )
+        return self
 
-def write_node_id(path: Path, node_id: str) -> None:
-    """Put the node id into the file, everything else as it stands, comments too. Atomic, mode 0600.
+
+def write_back(path: Path, node_id: str, token: str | None = None) -> None:
+    """Put what the hub has assigned into the file, everything else as it stands, comments too.
+
+    One write for both, atomic, mode 0600. Without a token, that line stays as it is.
 
     Raises:
         OSError: the directory cannot be written.
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or is not TOML any more.
     """
-    document = tomlkit.parse(read_text(path))
+    try:
+        document = tomlkit.parse(read_text(path))
+    except TOMLKitError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
     document["node_id"] = node_id
+    if token is not None:
+        document["token"] = token
     write_private(path, tomlkit.dumps(document))
 
 
-def example(server: str = "http://192.168.1.100:8080") -> str:
-    """A commented first configuration file."""
+def example(server: str = "http://192.168.1.100:8080", join_token: str | None = None) -> str:
+    """A commented first configuration file; with a join token it needs no other.
+
+    Raises:
+        ConfigError: that is none.
+    """
+    if join_token is None:
+        tokens = f"""\
+token = "{PASTE_HERE}"   # the same as in the hub's computehub.toml
+# join_token = "…"         # or, in place of the token, a short-lived one that gets this node its own
+"""
+    else:
+        try:
+            _token(join_token)
+        except ValueError as error:
+            raise ConfigError(f"join token: {error}") from None
+        tokens = f"""\
+join_token = {json.dumps(join_token)}   # short-lived; gets this node its own
+# token = "…"              # this node's own, assigned by the hub and written here
+"""
     return f"""\
 # GridNode: this machine's part of the grid. `gridnode --check` tells whether this file is good.
 
 server_url = "{server}"   # the hub
-token = "{PASTE_HERE}"   # the same as in the hub's computehub.toml
+{tokens}# ca_file = "/…/ca.pem"     # for https: the hub's CA, where this system does not know it
 
 # node_id = "…"            # assigned by the hub at the first start and written here
 # hostname = "…"           # what the hub shows; detected

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import aiohttp
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from gridcore.errors import HubRefused, HubRejectedToken, HubUnreachable
+from gridcore.errors import HubError, HubRefused, HubRejectedToken, HubUnreachable
+from gridcore.masking import mask_text
 from gridcore.protocol import (
     DeregisterRequest,
     HeartbeatAnswer,
@@ -25,19 +28,29 @@ from gridcore.protocol import (
     RegisterRequest,
     TaskConfig,
 )
+from gridcore.trust import Trust
 
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 15.0
 """Seconds; a long poll has its wait on top."""
 MAX_ANSWER = 4 * 1024 * 1024
+MAX_DETAIL = 300
+"""Characters of a hub's own words in an error of ours."""
+LONGEST_PAUSE = 60.0
+"""Seconds; a hub's Retry-After above that counts as this, since it may be back sooner."""
 HEARTBEAT_NOW = "GridCore-Heartbeat"
+# What nginx, Go and Apache answer to plain HTTP at a port with TLS; others only close the connection.
+_WANTS_TLS = re.compile(rb"sent to HTTPS port|to an HTTPS server|SSL-enabled server")
 
 M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a hub; `timeout` is in seconds and covers the whole exchange."""
+    """What is asked of a hub; `timeout` is in seconds and covers the whole exchange.
+
+    `token` is the bearer token, none where it is empty.
+    """
 
     method: str
     path: str
@@ -45,6 +58,7 @@ class Request:
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout: float = ANSWER_TIMEOUT
+    token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -75,15 +89,20 @@ class TaskAnswer:
 
 
 class AiohttpTransport:
-    """Requests over one aiohttp session, with the token in the header where only the hub sees it."""
+    """Requests over one aiohttp session, with the token in the header where only the hub sees it.
 
-    def __init__(self, base_url: str, token: str) -> None:
+    `trust` says which CAs count for https; the system's where there is none.
+    """
+
+    def __init__(self, base_url: str, trust: Trust | None = None) -> None:
         self._base = base_url.rstrip("/")
-        self._token = token
+        self._is_tls = self._base.lower().startswith("https:")
+        self._trust = trust or Trust()
+        self._failed = False
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> AiohttpTransport:
-        self._session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self._token}"})
+        self._session = aiohttp.ClientSession()
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -92,44 +111,79 @@ class AiohttpTransport:
 
     async def __call__(self, request: Request) -> Response:
         """One exchange; HubUnreachable when no whole answer arrives."""
-        assert self._session is not None, "use it in `async with`"  # noqa: S101 # a programming error
-        timeout = aiohttp.ClientTimeout(total=request.timeout, connect=CONNECT_TIMEOUT)
+        if self._failed:  # connections are made anew: perhaps by a CA that has been renewed
+            self._failed = False
+            self._trust.refresh()
         try:
-            async with self._session.request(
-                request.method,
-                self._base + request.path,
-                json=request.body,
-                params=dict(request.query),
-                headers=dict(request.headers),
-                timeout=timeout,
-                allow_redirects=False,
-            ) as answer:
-                body = await answer.content.read(MAX_ANSWER)
-                while len(body) < MAX_ANSWER and (more := await answer.content.read(MAX_ANSWER - len(body))):
-                    body += more
-                headers = {name.lower(): value for name, value in answer.headers.items()}
-                return Response(answer.status, headers, body)
-        except TimeoutError:
-            raise HubUnreachable(f"{self._base} did not answer within {request.timeout:g} s") from None
-        except aiohttp.ClientConnectorError as error:
-            reason = error.os_error.strerror or str(error.os_error)
-            raise HubUnreachable(f"{self._base} cannot be reached: {reason}") from None
+            answer = await self._exchange(request)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise HubUnreachable(f"{self._base}: {error or type(error).__name__}") from None
+            self._failed = True
+            raise HubUnreachable(self._explain(error, request.timeout)) from None
+        if not self._is_tls and answer.status == 400 and _WANTS_TLS.search(answer.body):
+            raise HubUnreachable(f"{self._base} speaks TLS: server_url must begin with https://")
+        return answer
+
+    async def _exchange(self, request: Request) -> Response:
+        assert self._session is not None, "use it in `async with`"  # noqa: S101 # a programming error
+        headers = dict(request.headers)
+        if request.token:
+            headers["Authorization"] = f"Bearer {request.token}"
+        async with self._session.request(
+            request.method,
+            self._base + request.path,
+            json=request.body,
+            params=dict(request.query),
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=request.timeout, connect=CONNECT_TIMEOUT),
+            allow_redirects=False,
+            ssl=self._trust.context or True,
+        ) as answer:
+            body = await answer.content.read(MAX_ANSWER)
+            while len(body) < MAX_ANSWER and (more := await answer.content.read(MAX_ANSWER - len(body))):
+                body += more
+            return Response(
+                answer.status, {name.lower(): value for name, value in answer.headers.items()}, body
+            )
+
+    def _explain(self, error: Exception, timeout: float) -> str:
+        if isinstance(error, TimeoutError):
+            return f"{self._base} did not answer within {timeout:g} s"
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            error = error.certificate_error
+        elif isinstance(error, aiohttp.ClientConnectorError):
+            error = error.os_error
+            if not isinstance(error, ssl.SSLError):
+                return f"{self._base} cannot be reached: {error.strerror or error}"
+        if isinstance(error, ssl.SSLError):
+            return f"{self._base} cannot be reached: {self._trust.explain(error)}"
+        if isinstance(error, aiohttp.ClientResponseError):
+            # What does not parse as HTTP: the text is aiohttp's, with bytes of a stranger in it.
+            return f"{self._base} answers with what is not HTTP{self._hint()}"
+        if isinstance(error, aiohttp.ServerDisconnectedError):
+            return f"{self._base} closed the connection without an answer{self._hint()}"
+        return f"{self._base}: {str(error) or type(error).__name__}"
+
+    def _hint(self) -> str:
+        return "" if self._is_tls else "; if the hub speaks TLS, server_url must begin with https://"
 
 
 class HubClient:
-    """The calls of the wire protocol; each raises an error of gridcore.errors when it does not succeed."""
+    """The calls of the wire protocol; each raises an error of gridcore.errors when it does not succeed.
 
-    def __init__(self, transport: Transport) -> None:
+    `token` is shown with every call, and may be replaced at any time.
+    """
+
+    def __init__(self, transport: Transport, token: str = "") -> None:
         self._transport = transport
+        self.token = token
 
     async def call(self, request: Request, *, again: bool = True) -> Response:
         """Send a request; 2xx and 304 come back, all else is raised.
 
         `again`: repeat it once at once when the connection failed, since a kept-alive connection may have
-        been closed by the hub just then.
+        been closed by the hub just then. A token that the request brings itself counts for it alone.
         """
+        request = replace(request, token=request.token or self.token)
         try:
             answer = await self._transport(request)
         except HubUnreachable:
@@ -137,21 +191,19 @@ class HubClient:
                 raise
             await asyncio.sleep(0)
             answer = await self._transport(request)
-        if answer.status in (401, 403):
-            raise HubRejectedToken(f"the hub answered {answer.status}: it does not accept this token")
         if answer.status == 304 or 200 <= answer.status < 300:
             return answer
-        if 400 <= answer.status < 500:
-            problem = _json_or_none(answer.body)
-            problem = problem if isinstance(problem, dict) else {}
-            detail = str(problem.get("detail") or problem.get("title") or f"the hub answered {answer.status}")
-            raise HubRefused(answer.status, detail, problem)
-        raise HubUnreachable(f"the hub answered {answer.status} to {request.method} {request.path}")
+        error = _failure(answer)
+        error.retry_after = _pause(answer)
+        raise error
 
-    async def register(self, message: RegisterRequest) -> RegisterAnswer:
-        """Make this node known; the answer's node id is the one to use from now on."""
+    async def register(self, message: RegisterRequest, token: str = "") -> RegisterAnswer:
+        """Make this node known; the answer's node id is the one to use from now on, its token, too.
+
+        `token` is what this one call shows, where it is not the client's.
+        """
         wire = message.model_dump(mode="json", exclude_none=True) | {"node_id": message.node_id}
-        answer = await self.call(Request("POST", "/gridnode/register", wire), again=False)
+        answer = await self.call(Request("POST", "/gridnode/register", wire, token=token), again=False)
         parsed = _json(answer)
         # A task that we cannot parse must not keep the node from registering; the watch tells about it.
         if isinstance(parsed, dict):
@@ -202,6 +254,26 @@ class HubClient:
         except HubRefused as error:
             if error.status not in (404, 405):
                 raise
+
+
+def _failure(answer: Response) -> HubError:
+    if answer.status in (401, 403):
+        return HubRejectedToken(f"the hub answered {answer.status}: it does not accept this token")
+    problem = _json_or_none(answer.body)
+    problem = problem if isinstance(problem, dict) else {}
+    detail = mask_text(str(problem.get("detail") or problem.get("title") or ""))[:MAX_DETAIL]
+    text = f"the hub answered {answer.status}"
+    if 400 <= answer.status < 500:
+        return HubRefused(answer.status, detail or text, problem)
+    if 300 <= answer.status < 400 and (where := answer.headers.get("location")):
+        return HubUnreachable(f"{text} and points to {mask_text(where)[:MAX_DETAIL]}; is server_url right?")
+    return HubUnreachable(f"{text}: {detail}" if detail else text)
+
+
+def _pause(answer: Response) -> float | None:
+    """Retry-After in seconds. As a date it is not understood, since nodes' clocks are not trusted."""
+    text = answer.headers.get("retry-after", "").strip()
+    return min(LONGEST_PAUSE, float(text)) if text.isascii() and text.isdecimal() else None
 
 
 def _json_or_none(body: bytes) -> Any:

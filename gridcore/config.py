@@ -97,14 +97,18 @@ def _toml_value(text: str) -> Any:
 
 
 def _line(path: Path, model: type[BaseModel], problem: dict[str, Any]) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
+    expected = problem["msg"].removeprefix("Value error, ")
+    if not problem[
+        "loc"
+    ]:  # keys that do not fit each other: the text names them, the input is the whole file
+        return f"{path}: {expected}"
+    key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, model.model_fields, 1)
         hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(model.model_fields)}"
         return f"{path}: {key}: unknown key{hint}"
     if problem["type"] == "missing":
         return f"{path}: {key}: missing, and there is no default"
-    expected = problem["msg"].removeprefix("Value error, ")
     got = "" if "token" in key or "password" in key else f" (got {mask_text(repr(problem['input'])):.80})"
     return f"{path}: {key}: {expected}{got}"
 

@@ -28,6 +28,9 @@ class ConfigError(GridCoreError):
 class HubError(GridCoreError):
     """The hub did not do what was asked."""
 
+    retry_after: float | None = None
+    """Seconds that the hub wants to be left alone, where it says so."""
+
 
 class HubUnreachable(HubError):
     """Nothing useful came back: no connection, a time-out, a 5xx, or an answer that is not the protocol."""

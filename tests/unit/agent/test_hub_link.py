@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent import hub_link
+from agent import contact, hub_link, membership
 from agent.hub_link import HubLink
 from agent.machine import Identity
 from agent.report import Board
@@ -36,13 +36,18 @@ class Hub:
         self.etag: str | None = '"1-a"'
         self.away = False
         self.status = 200
+        self.headers: dict[str, str] = {}
+        self.accepts: dict[str, set[str]] | None = None
+        """The tokens that are good for each path; None: any."""
 
     async def __call__(self, request: Request) -> Response:
         if self.away:
             raise HubUnreachable("gone")
         self.asked.append(request)
+        if self.accepts is not None and request.token not in self.accepts.get(request.path, set()):
+            return Response(401, {}, b"{}")
         if self.status != 200:
-            return Response(self.status, {}, b"<html>")
+            return Response(self.status, self.headers, b"<html>")
         if request.path == "/gridnode/register":
             body = {"node_id": request.body["node_id"] or "made", "current_task": None, **self.registered}
         elif request.path == "/gridnode/heartbeat":
@@ -61,25 +66,46 @@ class Hub:
     def count(self, path: str) -> int:
         return sum(request.path == path for request in self.asked)
 
+    def shown(self, path: str) -> list[str]:
+        """The tokens that calls of this path showed, in order."""
+        return [request.token for request in self.asked if request.path == path]
+
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rules in a hundredth of the time."""
-    for name in ("POLL", "RETRY_FIRST", "RETRY_MOST", "TOKEN_RETRY", "REGISTER_GAP"):
-        monkeypatch.setattr(hub_link, name, getattr(hub_link, name) / 100)
+    names = {hub_link: ("POLL", "REGISTER_GAP"), contact: ("RETRY_FIRST", "RETRY_MOST", "TOKEN_RETRY")}
+    for module in names:
+        for name in names[module]:
+            monkeypatch.setattr(module, name, getattr(module, name) / 100)
     monkeypatch.setattr(hub_link, "MOST_BEATS_PER_SECOND", 100.0)
 
 
 class Rig:
-    def __init__(self, tmp_path: Path, hub: Hub, node_id: str | None = "n1") -> None:
+    def __init__(
+        self,
+        tmp_path: Path,
+        hub: Hub,
+        node_id: str | None = "n1",
+        token: str | None = "t",  # noqa: S107 # a test's
+        join_token: str | None = None,
+    ) -> None:
         config = tmp_path / "gridnode.toml"
-        config.write_text('server_url = "http://hub:1"\ntoken = "t"\n')
+        tokens = {"token": token, "join_token": join_token}
+        lines = [f'{key} = "{value}"  # by hand\n' for key, value in tokens.items() if value]
+        config.write_text('server_url = "http://hub:1"\n' + "".join(lines))
         self.config = config
         self.hub = hub
         self.board = Board()
         self.wanted: list[Wanted] = []
         self.stops = 0
-        settings = Settings(server_url="http://hub:1", token="t", node_id=node_id, heartbeat_interval=1)
+        settings = Settings(
+            server_url="http://hub:1",
+            token=token,
+            join_token=join_token,
+            node_id=node_id,
+            heartbeat_interval=1,
+        )
         identity = Identity("host", "x86_64", "linux/amd64", 2, "machine")
         facts = NodeFacts((0, 1), 4096, "owner")
         self.link = HubLink(
@@ -210,3 +236,155 @@ async def test_nothing_follows_the_farewell(tmp_path: Path) -> None:
     await asyncio.sleep(0.05)
     assert rig.hub.asked[-1].path == "/gridnode/deregister"
     assert heartbeats.done()
+
+
+REGISTER, BEAT, WATCH = "/gridnode/register", "/gridnode/heartbeat", "/gridnode/task"
+
+
+def joining_hub(own: str = "own-1") -> Hub:
+    """Takes the join token for registrations only, and hands out `own`."""
+    hub = Hub()
+    hub.accepts = {REGISTER: {"join", own}, BEAT: {own}, WATCH: {own}}
+    hub.registered = {"node_id": "n1", "token": own}
+    return hub
+
+
+async def test_a_join_token_is_exchanged_once_for_a_token_that_is_written_with_the_id(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, joining_hub(), node_id=None, token=None, join_token="join")
+    async with rig.running():
+        await until(lambda: rig.wanted and rig.hub.count(BEAT))
+    assert rig.hub.shown(REGISTER) == ["join"]
+    assert set(rig.hub.shown(BEAT) + rig.hub.shown(WATCH)) == {"own-1"}
+    written = rig.config.read_text()
+    assert 'token = "own-1"\n' in written
+    assert 'node_id = "n1"\n' in written
+    assert 'join_token = "join"  # by hand\n' in written
+    assert rig.config.stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_older_hub_gives_no_token_and_the_join_token_goes_on(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Hub(), token=None, join_token="shared")
+    before = rig.config.stat().st_ino
+    async with rig.running():
+        await until(lambda: rig.wanted and rig.hub.count(BEAT))
+    assert {request.token for request in rig.hub.asked} == {"shared"}
+    assert rig.config.stat().st_ino == before  # nothing new to write
+
+
+async def test_a_node_token_that_is_refused_is_replaced_by_way_of_the_join_token(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, joining_hub("own-2"), token="own-1", join_token="join")
+    async with rig.running():
+        await until(lambda: rig.wanted and rig.hub.count(BEAT))
+    assert rig.hub.shown(REGISTER) == ["own-1", "join"]
+    assert 'token = "own-2"  # by hand\n' in rig.config.read_text()
+
+
+async def test_a_token_revoked_while_it_works_stops_nothing(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, joining_hub("own-2"), token="own-1", join_token="join")
+    assert rig.hub.accepts is not None
+    for path in (REGISTER, BEAT, WATCH):
+        rig.hub.accepts[path] |= {"own-1"}
+    rig.hub.registered = {}
+    async with rig.running():
+        await until(lambda: rig.wanted and rig.hub.count(BEAT))
+        before = list(rig.wanted)
+        rig.hub.registered = {"token": "own-2"}
+        for path in (REGISTER, BEAT, WATCH):
+            rig.hub.accepts[path] -= {"own-1"}
+        await until(lambda: "own-2" in rig.hub.shown(WATCH))
+        assert rig.link.away is None
+    assert all(wanted == before[0] for wanted in rig.wanted)
+    assert rig.hub.shown(REGISTER) == ["own-1", "join"]
+    assert "join" not in rig.hub.shown(BEAT) + rig.hub.shown(WATCH)
+
+
+async def test_when_both_tokens_are_refused_they_take_turns_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path, joining_hub(), token="own-0", join_token="old-join")
+    async with rig.running():
+        await until(lambda: rig.hub.count(REGISTER) == 2)
+        monkeypatch.setattr(contact, "TOKEN_RETRY", 3600.0)
+        await until(lambda: rig.hub.count(REGISTER) >= 3)
+        asked = len(rig.hub.asked)
+        await asyncio.sleep(0.3)
+        assert len(rig.hub.asked) == asked
+        assert "accepts neither `token` nor `join_token`" in str(rig.link.away)
+    assert rig.hub.shown(REGISTER) == ["own-0", "old-join", "own-0"]
+    assert rig.wanted == []
+
+
+async def test_a_heartbeat_may_bring_a_new_token(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Hub(), token="own-1")
+    async with rig.running():
+        await until(lambda: rig.wanted and rig.hub.count(BEAT))
+        rig.hub.answer = {"token": "own-2"}
+        rig.board.error("kind", "news")
+        await until(lambda: "own-2" in rig.hub.shown(BEAT) and "own-2" in rig.hub.shown(WATCH))
+    assert rig.hub.count(REGISTER) == 1
+    assert 'token = "own-2"  # by hand\n' in rig.config.read_text()
+
+
+async def test_a_clone_gets_another_id_and_another_token(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, joining_hub("own-2"), node_id="cloned", token="own-1")
+    assert rig.hub.accepts is not None
+    rig.hub.accepts[REGISTER] |= {"own-1"}
+    rig.hub.registered = {"node_id": "fresh", "token": "own-2"}
+    async with rig.running():
+        await until(lambda: rig.wanted and rig.hub.count(BEAT))
+    assert rig.hub.shown(REGISTER) == ["own-1"]
+    written = rig.config.read_text()
+    assert 'node_id = "fresh"' in written
+    assert 'token = "own-2"' in written
+
+
+async def test_a_file_that_cannot_be_written_is_told_once_and_the_token_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(membership, "write_back", refuse)  # root writes anywhere
+    rig = Rig(tmp_path, joining_hub(), node_id=None, token=None, join_token="join")
+    async with rig.running():
+        await until(lambda: rig.wanted and rig.hub.count(BEAT))
+        rig.hub.answer = {"token": "own-1"}
+        beats = rig.hub.count(BEAT)
+        rig.board.error("kind", "news")
+        await until(lambda: rig.hub.count(BEAT) > beats + 1)
+    (told,) = [error.message for error in rig.board.recent if error.kind == "config"]
+    assert "Read-only file system" in told
+    assert "own-1" not in told
+
+
+async def test_a_hub_that_asks_for_patience_gets_it_from_both_loops(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Hub())
+    async with rig.running():
+        await until(lambda: rig.wanted and rig.hub.count(BEAT))
+        before = list(rig.wanted)
+        rig.hub.status, rig.hub.headers = 503, {"retry-after": "3600"}
+        rig.hub.etag = '"2-b"'  # ends the held question
+        asked = rig.hub.count(BEAT)
+        rig.board.error("kind", "news")
+        await until(lambda: rig.hub.count(BEAT) > asked)
+        await asyncio.sleep(0.1)  # what is on its way
+        asked = len(rig.hub.asked)
+        rig.board.error("kind", "more news")
+        await asyncio.sleep(0.3)
+        assert len(rig.hub.asked) == asked
+        assert rig.wanted == before
+
+
+async def test_the_hubs_heartbeat_interval_counts_from_its_answer_on_up_and_down(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Hub())
+    rig.hub.etag = None  # nothing but the interval calls for a heartbeat
+    rig.hub.answer = {"heartbeat_interval": 45}
+    async with rig.running():
+        await until(lambda: rig.wanted and rig.hub.count(BEAT))
+        await asyncio.sleep(0.1)
+        beats = rig.hub.count(BEAT)
+        await asyncio.sleep(1.3)  # longer than the node's own second
+        assert rig.hub.count(BEAT) == beats
+        rig.hub.answer = {"heartbeat_interval": 1}
+        rig.board.error("kind", "news")
+        await until(lambda: rig.hub.count(BEAT) >= beats + 3)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.settings import Settings, example, write_node_id
+from agent.settings import Settings, example, write_back
 from gridcore.config import load
 from gridcore.errors import ConfigError
 
@@ -56,7 +56,14 @@ def test_the_defaults_are_the_protocols(tmp_path: Path) -> None:
         ('network = "--host"', "network", "pattern"),
         ("yield_load = 0", "yield_load", "greater than 0"),
         ("cpu_shares = 1", "cpu_shares", "greater than or equal to 2"),
-        ('state_directory = "here"', "", "expected an absolute path"),
+        ('state_directory = "here"', "state_directory", "expected an absolute path"),
+        ('ca_file = "ca.pem"', "ca_file", "expected an absolute path"),
+        ('ca_file = "/no/such/ca.pem"', "ca_file", "expected a PEM file"),
+        ('ca_file = "/etc/hostname"', "ca_file", "there is no certificate in it"),
+        ('ca_file = "/etc"', "ca_file", "expected a PEM file"),
+        ('join_token = ""', "join_token", "is not set"),
+        ('join_token = "a b"', "join_token", "printable ASCII"),
+        ('join_token = "schlüssel"', "join_token", "printable ASCII"),
     ],
 )
 def test_a_bad_value_names_file_key_and_expectation(
@@ -95,6 +102,25 @@ def test_a_bad_token_is_not_repeated(tmp_path: Path) -> None:
     assert len(str(caught.value).splitlines()) == 2
 
 
+def test_keys_that_do_not_fit_each_other_show_nothing_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings_of(tmp_path, GOOD + 'state_directory = "here"\n')
+    assert str(caught.value) == f"{tmp_path}/gridnode.toml: state_directory: expected an absolute path"
+
+
+def test_one_of_both_tokens_is_enough_and_none_is_one_line(tmp_path: Path) -> None:
+    url = 'server_url = "http://hub:8080"\n'
+    joining = settings_of(tmp_path, url + 'join_token = "j0in"\n')
+    assert (joining.token, joining.join_token) == (None, "j0in")
+    assert settings_of(tmp_path, url, {"IDM_GRIDCORE_JOIN_TOKEN": "j0in"}).join_token == "j0in"
+    assert "j0in" not in repr(joining)
+    with pytest.raises(ConfigError) as caught:
+        settings_of(tmp_path, url)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{tmp_path}/gridnode.toml: token: missing; set ")
+    assert "join_token" in line
+
+
 def test_the_environment_wins(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, GOOD, {"IDM_GRIDCORE_PARALLELISM": "3", "IDM_GRIDCORE_TOKEN": "other"})
     assert (settings.parallelism, settings.token) == (3, "other")
@@ -111,15 +137,37 @@ def test_the_node_id_replaces_an_old_one_and_keeps_the_rest(tmp_path: Path) -> N
     text = f'# mine\nnode_id = "old"   # by hand\n{GOOD}\n[labels]\nroom = "x"  # here\n'
     path.write_text(text)
     path.chmod(0o640)
-    write_node_id(path, "new")
+    write_back(path, "new")
     assert path.read_text() == text.replace('"old"', '"new"')
     assert path.stat().st_mode & 0o777 == 0o600
     assert [p.name for p in tmp_path.iterdir()] == ["gridnode.toml"]
 
 
-def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def test_id_and_token_are_written_together_and_before_the_first_table(tmp_path: Path) -> None:
+    path = tmp_path / "gridnode.toml"
+    path.write_text('server_url = "http://hub:8080" # there\njoin_token = "j"\n\n[labels]\nroom = "x"\n')
+    write_back(path, "n1", "0wn")
+    settings = load(Settings, path, {})
+    assert (settings.node_id, settings.token, settings.join_token) == ("n1", "0wn", "j")
+    assert settings.labels == {"room": "x"}
+    assert "# there\n" in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    write_back(path, "n2")
+    assert load(Settings, path, {}).token == "0wn"
+
+
+def test_a_file_that_is_no_toml_any_more_is_left_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "gridnode.toml"
+    path.write_text("server_url = \n")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        write_back(path, "n1", "0wn")
+    assert path.read_text() == "server_url = \n"
+
+
+def run(*arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "agent.cli", *arguments],
+        input=stdin,
         capture_output=True,
         text=True,
         check=False,
@@ -146,3 +194,52 @@ def test_the_command_line(tmp_path: Path) -> None:
     gone = run("--config", str(tmp_path / "none.toml"))
     assert gone.returncode == 78
     assert "there is no such file" in gone.stderr
+
+
+def test_init_takes_a_join_token_from_a_file_or_standard_input_only(tmp_path: Path) -> None:
+    path, secret = tmp_path / "gridnode.toml", tmp_path / "secret"
+    done = run("--config", str(path), "init", "--join-token-file", "-", stdin="j0in-token\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "j0in-token" not in done.stdout
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert (load(Settings, path, {}).token, load(Settings, path, {}).join_token) == (None, "j0in-token")
+    checked = run("--config", str(path), "--check")
+    assert (checked.returncode, "j0in-token" in checked.stdout + checked.stderr) == (0, False)
+    path.unlink()
+    secret.write_text("other\n")
+    assert run("init", "--config", str(path), "--join-token-file", str(secret)).returncode == 0
+    assert load(Settings, path, {}).join_token == "other"
+    path.unlink()
+    for nonsense in ("", "two words", "schlüssel"):
+        done = run("--config", str(path), "init", "--join-token-file", "-", stdin=nonsense)
+        assert (done.returncode, path.exists()) == (78, False)
+        assert done.stderr.startswith("gridnode: join token: ")
+    done = run("--config", str(path), "init", "--join-token-file", str(tmp_path / "none"))
+    assert (done.returncode, "Traceback" in done.stderr, path.exists()) == (2, False, False)
+
+
+def test_a_ca_file_without_tls_is_a_warning(tmp_path: Path) -> None:
+    key, ca = tmp_path / "key.pem", tmp_path / "ca.pem"
+    request = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ]
+    more = ["-subj", "/CN=ca", "-keyout", str(key), "-out", str(ca)]
+    subprocess.run([*request, *more], check=True, capture_output=True)
+    path = tmp_path / "gridnode.toml"
+    path.write_text(f'{GOOD}ca_file = "{ca}"\n')
+    plain = run("--config", str(path), "--check")
+    assert (plain.returncode, plain.stdout) == (0, f"{path}: good\n")
+    assert "gridnode: warning: ca_file: counts for https:// only" in plain.stderr
+    path.write_text(path.read_text().replace("http://", "https://"))
+    assert "ca_file" not in run("--config", str(path), "--check").stderr
+    path.write_text(f'{GOOD}ca_file = "{key}"\n')
+    bad = run("--config", str(path), "--check")
+    assert bad.returncode == 78
+    assert bad.stderr.startswith(f"gridnode: {path}: ca_file: expected a PEM file with the hub's CA")

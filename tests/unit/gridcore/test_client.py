@@ -98,3 +98,38 @@ async def test_what_is_no_task_at_all_says_nothing_about_what_is_current(nonsens
     """Else a stranger on the hub's address would end the work of the whole fleet."""
     with pytest.raises(HubUnreachable, match="not of the protocol"):
         await HubClient(Hub(reply(200, nonsense))).task("linux/amd64", "n")
+
+
+async def test_a_hub_that_wants_to_be_left_alone_says_how_long_and_why() -> None:
+    hub = Hub(reply(503, {"detail": "Redis is away"}, retry_after="7"), reply(503, None, retry_after="999"))
+    with pytest.raises(HubUnreachable, match="answered 503: Redis is away") as caught:
+        await HubClient(hub).heartbeat(BEAT)
+    assert caught.value.retry_after == 7
+    with pytest.raises(HubUnreachable) as caught:
+        await HubClient(hub).heartbeat(BEAT)
+    assert caught.value.retry_after == 60
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "1.5", "²", "Wed, 21 Oct 2026 07:28:00 GMT"])
+async def test_a_retry_after_that_is_no_number_is_none(text: str) -> None:
+    with pytest.raises(HubUnreachable) as caught:
+        await HubClient(Hub(reply(503, None, retry_after=text))).heartbeat(BEAT)
+    assert caught.value.retry_after is None
+
+
+async def test_a_redirection_is_not_followed_but_told() -> None:
+    hub = Hub(reply(301, None, location="https://hub/gridnode/heartbeat"))
+    with pytest.raises(HubUnreachable, match="points to https://hub/gridnode/heartbeat; is server_url right"):
+        await HubClient(hub).heartbeat(BEAT)
+
+
+async def test_the_token_of_one_call_counts_for_it_alone_and_is_in_no_repr() -> None:
+    hub = Hub(reply(200, {"node_id": "n", "token": "0wn-token"}), reply(200, {}), reply(200, {}))
+    client = HubClient(hub, "j0in-token")
+    register = RegisterRequest(hostname="h", architecture="arm", cpu_count=1)
+    assert (await client.register(register, "0ther-token")).token == "0wn-token"
+    await client.heartbeat(BEAT)
+    client.token = "0wn-token"
+    await client.heartbeat(BEAT)
+    assert [request.token for request in hub.asked] == ["0ther-token", "j0in-token", "0wn-token"]
+    assert "-token" not in repr(hub.asked)

@@ -1,0 +1,67 @@
+"""Whether the hub answers, since when it does not, and when it may be asked again."""
+
+from __future__ import annotations
+
+import time
+from random import Random
+
+import structlog
+
+from agent.slots import doubled, jittered
+from gridcore.errors import HubError, HubRejectedToken
+
+log = structlog.get_logger()
+
+RETRY_FIRST, RETRY_MOST = 1.0, 10.0
+"""Seconds: a hub that is back must be found within a tick."""
+TOKEN_RETRY = 60.0
+SPREAD = 0.2
+"""Of a hub's Retry-After, on top of it, so that a fleet does not come back in step."""
+
+
+class Contact:
+    """What both loops of the hub link share about the hub's being there."""
+
+    def __init__(self) -> None:
+        self._random = Random()  # noqa: S311 # jitter, not a secret
+        self._away: str | None = None
+        self._away_since = 0.0
+        self._not_before = 0.0
+
+    @property
+    def away(self) -> str | None:
+        """Why the hub does not answer; None while it does."""
+        return self._away
+
+    @property
+    def away_for(self) -> float | None:
+        """Seconds since the hub was last heard; None while it answers."""
+        return None if self._away is None else time.monotonic() - self._away_since
+
+    @property
+    def pause(self) -> float:
+        """Seconds for which the hub has asked to be left alone, still."""
+        return max(0.0, self._not_before - time.monotonic())
+
+    def lose(self, error: HubError, failures: int, text: str | None = None) -> float:
+        """A question failed, the `failures`th of its kind in a row; the seconds until the next.
+
+        `text` says it better than the error.
+        """
+        now, text = time.monotonic(), text or str(error)
+        if self._away is None:
+            self._away_since = now
+        if text != self._away:
+            log.warning("hub", error=text, meanwhile="what runs keeps running")
+        self._away = text
+        if error.retry_after:
+            pause = error.retry_after * (1 + SPREAD * self._random.random())
+            self._not_before = max(self._not_before, now + pause)
+        is_token = isinstance(error, HubRejectedToken)
+        return jittered(TOKEN_RETRY if is_token else doubled(RETRY_FIRST, RETRY_MOST, failures), self._random)
+
+    def find(self) -> None:
+        """The hub has answered."""
+        if self._away is not None:
+            log.info("hub answers again")
+        self._away = None
