@@ -31,8 +31,8 @@ def read_ca(path: Path) -> ssl.SSLContext:
         raise ValueError(f"{_EXPECTED}; it cannot be read: {error.strerror}") from None
     if not context.cert_store_stats()["x509"]:
         raise ValueError(f"{_EXPECTED}; there is no certificate in it")
-    # Python 3.13 changed both defaults, and a fleet of several Pythons must agree on what it believes: what is
-    # in the file, an intermediate CA too, with whatever extensions a private CA left out.
+    # Python 3.13 changed both defaults, and a fleet of several Pythons must agree on what it believes:
+    # all that the file holds, an intermediate CA too, with whatever extensions a private CA left out.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.set_alpn_protocols(["http/1.1"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import ssl
 import threading
 import time
 import uuid
@@ -30,16 +31,25 @@ class Seen:
     query: dict[str, str]
     body: Any
     token_ok: bool
+    token: str
     at: float = field(default_factory=time.monotonic)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away, or does not believe the certificate, is no news."""
 
 
 class FixedHub:
     """Start it, set `task` or `stop`, read `seen`. `status` other than 200 makes every call fail with it.
 
-    `manner` other than "" is how it misbehaves: "nonsense", "slow" or "reset".
+    `manner` other than "" is how it misbehaves: "nonsense", "slow" or "reset". With `tls` it speaks https.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self.tokens = {TOKEN}
         self.task: dict[str, Any] | None = None
         self.stop = False
         self.status = 200
@@ -65,9 +75,12 @@ class FixedHub:
             def log_message(self, *_args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._server = _Server(("127.0.0.1", port), Handler)
+        if tls is not None:  # shaking hands is for each connection's own thread
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -88,9 +101,10 @@ class FixedHub:
         parts = urlsplit(request.path)
         raw = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         body = json.loads(raw) if raw else None
-        ok = request.headers.get("Authorization") == f"Bearer {TOKEN}"
+        token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
+        ok = token in self.tokens
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-        self.seen.append(Seen(request.command, parts.path, query, body, ok))
+        self.seen.append(Seen(request.command, parts.path, query, body, ok, token))
         if self.manner:
             self._misbehave(request)
         elif not ok:
@@ -134,13 +148,14 @@ class FixedHub:
 class TalkingHub(FixedHub):
     """One that also says what later hubs may, and holds the question for the task until that changes.
 
-    `additions` stand in every heartbeat's answer.
+    `additions` stand in every heartbeat's answer, `registered` in every registration's.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.additions: dict[str, Any] = {}
+        self.registered: dict[str, Any] = {}
         self._log_orders: list[dict[str, Any]] = []
-        super().__init__(port)
+        super().__init__(port, tls)
 
     def log(self, instance: int = 0, lines: int = 200, previous: int = 0, seconds: float = 15) -> Any:
         """Order the end of a container's log with the next heartbeat; what the node brought."""
@@ -172,6 +187,9 @@ class TalkingHub(FixedHub):
             orders, self._log_orders = self._log_orders, []
             more = {"logs": orders} if orders else {}
             self._answer(request, 200, {"stop_requested": self.stop} | self.additions | more)
+        elif call == "POST /gridnode/register":
+            own = {"node_id": body["node_id"] or str(uuid.uuid4()), "current_task": self.task}
+            self._answer(request, 200, own | self.registered)
         elif call == "POST /gridnode/logs":
             self._answer(request, 200, {})
         elif call == "GET /gridnode/task":
