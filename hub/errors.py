@@ -7,7 +7,19 @@ GridCoreError
 │   ├── NotCurrent       the guard names a task (or generation) that is not current
 │   ├── TaskConflict     another definition is stored under this name
 │   ├── UnknownTask
+│   ├── TaskInUse        the task is current, or tried on some nodes
+│   ├── TaskCompleted    the task is over
+│   ├── NothingEarlier   the task has no former definition
+│   ├── GenerationChanged  If-Match names another generation
+│   ├── NoCanary         no task is tried, or another one
+│   ├── CanaryRunning    a task is tried already
+│   ├── NoCanaryNodes    no node can try the task
+│   ├── NodeOnline       the node works, and cannot be forgotten
 │   ├── UnknownNode
+│   ├── Forbidden        the token is valid, and does not allow this
+│   ├── UnknownToken
+│   ├── UnknownKey
+│   ├── LastKey          the only key that still signs
 │   ├── NotSupported     the node's agent does not know this order
 │   ├── NodeOffline      the node cannot be asked now
 │   ├── NoLog            the node has no such log, and says why
@@ -16,7 +28,8 @@ GridCoreError
 │   ├── Stopping         the hub ends, and answers what it holds
 │   ├── MalformedBody    the body is no JSON object in UTF-8
 │   └── InvalidFields    it is one, but its fields are wrong; `errors` names each
-└── StoreUnavailable     the state could not be written; nothing has changed
+└── StoreUnavailable     the state could not be read or written; nothing has changed
+    └── OutcomeUnknown   or it has: the state was lost from sight in between
 """
 
 from __future__ import annotations
@@ -69,11 +82,117 @@ class UnknownTask(Refused):
         super().__init__(f"There is no task {name[:80]}. GET /api/tasks lists them.")
 
 
+class TaskInUse(Refused):
+    """Nodes work on the task: it is current, or tried on some of them."""
+
+    def __init__(self, name: str, *, is_tried: bool) -> None:
+        super().__init__(
+            f"Task {name} is being tried on some nodes. "
+            "Use POST /api/tasks/promote or POST /api/tasks/abort first."
+            if is_tried
+            else f"Task {name} is current. Use POST /api/tasks/finish first."
+        )
+
+
+class TaskCompleted(Refused):
+    """The task is over: it has no place in the list and no definition that could still matter."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Task {name} is completed. Use POST /api/tasks/{name}/requeue first.")
+
+
+class NothingEarlier(Refused):
+    """The task has no former definition."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Task {name} has no earlier definition that it could go back to.")
+
+
+class GenerationChanged(Refused):
+    """If-Match names what is not current any more; `current` and `generation` tell what is."""
+
+    def __init__(self, current: str | None, generation: str) -> None:
+        super().__init__(
+            "Not done, since what is current has changed since you looked. "
+            "Look at GET /api/tasks, then ask again with its generation."
+        )
+        self.current = current
+        self.generation = generation
+
+
+class NoCanary(Refused):
+    """No task is tried on some nodes, or it is another one (`tried`)."""
+
+    def __init__(self, tried: str | None) -> None:
+        super().__init__(
+            f"It is {tried} that is being tried on some nodes. Look at GET /api/tasks, then ask again."
+            if tried
+            else 'No task is being tried. Try the next one with POST /api/tasks/next and {"canary": 1}.'
+        )
+
+
+class CanaryRunning(Refused):
+    """One task at a time is tried."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"Task {name} is being tried already. Use POST /api/tasks/promote or POST /api/tasks/abort first."
+        )
+
+
+class NoCanaryNodes(Refused):
+    """No node can try the task."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"No node can try {name}: it takes one that is Online, with an agent that sends its version, "
+            "neither stopping, draining nor paused, for whose platform the task has an image."
+        )
+
+
+class NodeOnline(Refused):
+    """A node that works would be back with its next message."""
+
+    def __init__(self, node_id: str) -> None:
+        super().__init__(
+            f"Node {node_id} is Online. Stop it first (POST /api/nodes/{node_id}/stop), "
+            "and forget it once it is Offline."
+        )
+
+
 class UnknownNode(Refused):
     """No node has this id."""
 
     def __init__(self, node_id: str) -> None:
         super().__init__(f"There is no node {node_id[:80]}. GET /api/nodes lists them.")
+
+
+class Forbidden(Refused):
+    """The token is valid, and does not allow this. It says nothing of what there is."""
+
+    def __init__(self) -> None:
+        super().__init__("This token does not allow that. docs/security.md says which role may do what.")
+
+
+class UnknownToken(Refused):
+    """No record of a token has this id."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no token with this id. GET /api/tokens lists them.")
+
+
+class UnknownKey(Refused):
+    """No signing key has this id."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no key with this id. GET /api/keys lists them.")
+
+
+class LastKey(Refused):
+    """Without it no token could be signed, and it is the only one."""
+
+    def __init__(self) -> None:
+        super().__init__("It is the only key. Make another one first: POST /api/keys.")
 
 
 class NotSupported(Refused):
@@ -142,4 +261,11 @@ class InvalidFields(Refused):
 
 
 class StoreUnavailable(GridCoreError):
-    """The state could not be written; memory and file are as they were before."""
+    """The state could not be read or written; all of it is as it was before."""
+
+    retry_after = 5
+    """Seconds: a Redis that restarts or fails over is back by then, and a disk may have been made room on."""
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """It may have been done, or be lost again: whoever asked must look before asking again."""

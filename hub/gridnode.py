@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from typing import NamedTuple
 
 import structlog
@@ -22,15 +23,18 @@ from gridcore.protocol import (
     RegisterRequest,
     TaskConfig,
 )
-from hub import operations
+from hub import operations, token_operations
 from hub.bodies import read_message
 from hub.door import actor
+from hub.events import Actor
 from hub.logdesk import LogDesk
 from hub.longpoll import Known, parse_wait
 from hub.news import News
 from hub.operators import answer, no_content
+from hub.roles import insist_on
 from hub.store import Store
-from hub.tasklist import Task, TaskList
+from hub.tasklist import Assignment, Task, TaskList
+from hub.tokens import needs_renewal
 from hub.waiters import Waiter, Waiters
 
 NUDGE = {"GridCore-Heartbeat": "now"}
@@ -41,11 +45,13 @@ _NODE_ID = re.compile(NODE_ID_PATTERN)
 log = structlog.get_logger()
 
 
-def gridnode_api(store: Store, waiters: Waiters, desk: LogDesk, news: News, *, prefetch: bool) -> Blueprint:
+def gridnode_api(
+    store: Store, waiters: Waiters, desk: LogDesk, news: News, *, prefetch: bool, token_ttl: float
+) -> Blueprint:
     """The routes, over this store; `waiters` are the held requests, `desk` is what nodes are asked for, and
-    `news` takes what is told later."""
+    `news` takes what is told later. Nodes' own tokens count `token_ttl` seconds."""
     api = Blueprint("gridnode", __name__, url_prefix="/gridnode")
-    current, upcoming = _CurrentTask(), _NextTask()
+    assigned, upcoming = _AssignedTasks(), _NextTask()
 
     @api.post("/register")
     @tag(["gridnode"])
@@ -53,8 +59,11 @@ def gridnode_api(store: Store, waiters: Waiters, desk: LogDesk, news: News, *, p
     async def register() -> Response:
         """Take a node in; it keeps its id, or gets one."""
         message = await read_message(request, RegisterRequest)
-        registration = await store.run(operations.register(message), actor(request))
-        node = registration.node
+        by = actor(request)
+        if message.node_id is not None:
+            insist_on(by, message.node_id)
+        joined = await store.run(token_operations.register(message, by.grant, token_ttl), by)
+        registration, node = joined.registration, joined.registration.node
         if registration.clone_of:
             log.warning(
                 "a second machine came with a node's id, probably from a copied disk; it gets its own",
@@ -69,10 +78,15 @@ def gridnode_api(store: Store, waiters: Waiters, desk: LogDesk, news: News, *, p
             platform=node.record.platform,
         )
         reply = RegisterAnswer(
-            node_id=node.record.id, stop_requested=node.stop_requested, drain=node.draining
+            node_id=node.record.id,
+            stop_requested=node.stop_requested,
+            drain=node.draining,
+            token=joined.token,
         )
-        task = current.config(await store.tasks(), node.record.platform)
-        return answer({**reply.model_dump(mode="json"), "current_task": task.to_wire() if task else None})
+        task = config_of((await store.tasks()).assigned(node.record.id), node.record.platform)
+        without_token = None if reply.token else {"token"}
+        wire = reply.model_dump(mode="json", exclude=without_token)
+        return answer({**wire, "current_task": task.to_wire() if task else None})
 
     @api.post("/heartbeat")
     @tag(["gridnode"])
@@ -80,6 +94,8 @@ def gridnode_api(store: Store, waiters: Waiters, desk: LogDesk, news: News, *, p
     async def heartbeat() -> Response:
         """Note what a node reports, and tell it what is wanted of it."""
         message = await read_message(request, HeartbeatRequest)
+        by = actor(request)
+        insist_on(by, message.node_id)
         beat = await store.run(operations.heartbeat(message))
         if beat.is_back:
             news.back(message.node_id)
@@ -90,7 +106,10 @@ def gridnode_api(store: Store, waiters: Waiters, desk: LogDesk, news: News, *, p
             known=beat.known,
             drain=beat.drain,
             logs=await desk.take(message.node_id) if beat.known else [],
-            prefetch=upcoming.image(await store.tasks(), beat.platform) if prefetch else None,
+            prefetch=upcoming.image(await store.tasks(), message.node_id, beat.platform)
+            if prefetch
+            else None,
+            token=await _renewal(by) if beat.known else None,
         )
         without = None if reply.logs else {"logs"}
         return answer(reply.model_dump(mode="json", exclude=without, exclude_none=True))
@@ -100,34 +119,40 @@ def gridnode_api(store: Store, waiters: Waiters, desk: LogDesk, news: News, *, p
     @document_request(LogsMessage)
     async def bring_logs() -> Response:
         """The log that an operator waits for; 204, also when nobody waits any more. Up to 1 MiB."""
-        await desk.answer(await read_message(request, LogsMessage))
+        message = await read_message(request, LogsMessage)
+        insist_on(actor(request), message.node_id)
+        await desk.answer(message)
         return no_content(204)
 
     @api.get("/task")
     @tag(["gridnode"])
     async def show_task() -> Response:
-        """What is current for a platform; held with `If-None-Match` and `Prefer: wait=N`."""
+        """What is current for a platform and node; held with `If-None-Match` and `Prefer: wait=N`."""
         node_id = request.args.get("node_id", "")
         platform = canonical_platform(request.args.get("platform") or DEFAULT_PLATFORM)
         # An id that cannot be one is no reason to leave a node without its task.
         asker = node_id if _NODE_ID.fullmatch(node_id) else None
+        if asker is not None:
+            insist_on(actor(request), asker)
         deadline = asyncio.get_running_loop().time() + parse_wait(",".join(request.headers.getlist("Prefer")))
         if asker is not None and await store.hear(asker):
             news.back(asker)
         with waiters.holding(asker) as waiter:
             found = await _wait_for_news(asker, waiter, deadline)
-        headers = {"ETag": f'"{found.tasks.revision}"', **(NUDGE if found.is_nudge else {})}
+        given = found.tasks.assigned(asker)
+        headers = {"ETag": f'"{given.revision}"', **(NUDGE if found.is_nudge else {})}
         if not found.is_new:
             return no_content(304, headers)
-        body = current.body(found.tasks, platform)
+        body = assigned.body(found.tasks, given, platform)
         return Response(body, headers=headers, content_type="application/json")
 
     async def _wait_for_news(asker: str | None, waiter: Waiter, deadline: float) -> _Found:
         """What is current once the client does not know it, its node is to be nudged, or time is up."""
         # The waiter was there before this looks, so nothing that happens in between is missed.
         tasks = await store.tasks()
-        known = Known(",".join(request.headers.getlist("If-None-Match")), tasks.revision)
-        while tasks.revision in known:
+        arrival = tasks.assigned(asker).revision
+        known = Known(",".join(request.headers.getlist("If-None-Match")), arrival)
+        while tasks.assigned(asker).revision in known:
             if deadline <= asyncio.get_running_loop().time():
                 return _Found(tasks)
             if asker is not None and (await store.take_nudge(asker) or await desk.take_nudge(asker)):
@@ -144,10 +169,17 @@ def gridnode_api(store: Store, waiters: Waiters, desk: LogDesk, news: News, *, p
     async def deregister() -> Response:
         """The last act of a node that stops: it is Offline now."""
         message = await read_message(request, DeregisterRequest)
+        insist_on(actor(request), message.node_id)
         node = await store.run(operations.deregister(message.node_id), actor(request))
         if node is not None:
             log.info("node left", node=node.record.id, hostname=node.record.hostname)
         return no_content(204)
+
+    async def _renewal(by: Actor) -> str | None:
+        """What a node is to use from now on whose own token ends soon."""
+        if by.grant is None or not needs_renewal(by.grant, time.time()):
+            return None
+        return await store.run(token_operations.renew(by.grant, token_ttl), by)
 
     return api
 
@@ -158,42 +190,47 @@ class _Found(NamedTuple):
     is_nudge: bool = False
 
 
-class _CurrentTask:
-    """The current task as each platform gets it, encoded once a revision and not once a node."""
+def config_of(given: Assignment, platform: str) -> TaskConfig | None:
+    """What a node of this platform is told, or None."""
+    return TaskConfig.of(given.task.definition, platform, given.revision) if given.task else None
+
+
+class _AssignedTasks:
+    """What nodes are given as each platform gets it, encoded once a revision and not once a node."""
 
     def __init__(self) -> None:
-        self._revision = ""
-        self._bodies: dict[str, bytes] = {}
+        self._bodies: dict[str, dict[str, bytes]] = {}
 
-    def config(self, tasks: TaskList, platform: str) -> TaskConfig | None:
-        """The task of a platform, or None."""
-        task = tasks.current
-        return TaskConfig.of(task.definition, platform, tasks.revision) if task else None
-
-    def body(self, tasks: TaskList, platform: str) -> bytes:
-        """The same as JSON."""
-        if self._revision != tasks.revision:
-            self._revision, self._bodies = tasks.revision, {}
-        body = self._bodies.get(platform)
+    def body(self, tasks: TaskList, given: Assignment, platform: str) -> bytes:
+        """An assignment out of this list, as JSON."""
+        bodies = self._bodies.get(given.revision)
+        if bodies is None:
+            # Two are in use at once while a task is tried, and never more.
+            in_use = {tasks.revision, tasks.canary.revision if tasks.canary else tasks.revision}
+            self._bodies = {revision: kept for revision, kept in self._bodies.items() if revision in in_use}
+            bodies = self._bodies[given.revision] = {}
+        body = bodies.get(platform)
         if body is None:
-            task = self.config(tasks, platform)
+            task = config_of(given, platform)
             body = json.dumps(task.to_wire() if task else None).encode()
             if platform in PLATFORMS:  # a few: strangers must not fill the memory
-                self._bodies[platform] = body
+                bodies[platform] = body
         return body
 
 
 class _NextTask:
-    """The images of the first pending task, looked for once a list and not once a heartbeat."""
+    """The images that are needed next, looked for once a list and not once a heartbeat."""
 
     def __init__(self) -> None:
         self._tasks: TaskList | None = None
         self._task: Task | None = None
 
-    def image(self, tasks: TaskList, platform: str | None) -> str | None:
-        """The image that nodes of this platform will need next, if there is one."""
+    def image(self, tasks: TaskList, node_id: str, platform: str | None) -> str | None:
+        """The image that this node, of this platform, will need next, if there is one."""
         if tasks is not self._tasks:  # lists are values: another one may have another first task
             self._tasks, self._task = tasks, tasks.first_pending
-        if self._task is None or platform is None:
+        tries = tasks.canary is not None and node_id in tasks.canary.nodes
+        task = tasks.upcoming(node_id) if tries else self._task
+        if task is None or platform is None:
             return None
-        return self._task.definition.image_for(platform)
+        return task.definition.image_for(platform)

@@ -7,7 +7,7 @@ repeats a value that it was sent, since that could be a secret.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -15,7 +15,7 @@ from quart import Quart, Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from hub import errors
-from hub.errors import InvalidFields, NotCurrent, Refused, StoreUnavailable
+from hub.errors import InvalidFields, NotCurrent, OutcomeUnknown, Refused, StoreUnavailable
 
 TYPE_PREFIX = "urn:idm-gridcore:problem:"
 
@@ -25,7 +25,19 @@ REFUSALS: Mapping[type[Refused], tuple[int, str, str]] = {
     errors.NotCurrent: (409, "not-current", "Another task is current"),
     errors.TaskConflict: (409, "task-conflict", "The name is taken by another definition"),
     errors.UnknownTask: (404, "unknown-task", "No such task"),
+    errors.TaskInUse: (409, "task-in-use", "Nodes work on the task"),
+    errors.TaskCompleted: (409, "task-completed", "The task is completed"),
+    errors.NothingEarlier: (409, "nothing-earlier", "The task has no earlier definition"),
+    errors.GenerationChanged: (412, "generation-changed", "Something else is current"),
+    errors.NoCanary: (409, "no-canary", "The task is not being tried"),
+    errors.CanaryRunning: (409, "canary-running", "A task is being tried already"),
+    errors.NoCanaryNodes: (409, "no-canary-nodes", "No node can try the task"),
+    errors.NodeOnline: (409, "node-online", "The node is Online"),
     errors.UnknownNode: (404, "unknown-node", "No such node"),
+    errors.Forbidden: (403, "forbidden", "The token does not allow this"),
+    errors.UnknownToken: (404, "unknown-token", "No such token"),
+    errors.UnknownKey: (404, "unknown-key", "No such key"),
+    errors.LastKey: (409, "last-key", "It is the only key"),
     errors.NotSupported: (409, "not-supported", "The node's agent does not know this"),
     errors.NodeOffline: (409, "node-offline", "The node is Offline"),
     errors.NoLog: (404, "no-log", "The node has no such log"),
@@ -40,8 +52,10 @@ HTTP_PROBLEMS: Mapping[int, tuple[str, str, str]] = {
     401: (
         "unauthorized",
         "A token is needed",
-        "Send the hub's token: `Authorization: Bearer <token>`. It stands in the hub's computehub.toml.",
+        "Send a valid token: `Authorization: Bearer <token>`. The shared one stands in the hub's "
+        "computehub.toml; `computehub token create` makes others.",
     ),
+    403: ("forbidden", "The token does not allow this", str(errors.Forbidden())),
     404: ("not-found", "No such path", "GET /openapi.json lists what there is."),
     405: (
         "method-not-allowed",
@@ -54,6 +68,11 @@ HTTP_PROBLEMS: Mapping[int, tuple[str, str, str]] = {
         "The body is too large",
         "A body may have 64 KiB, that of POST /gridnode/logs 1 MiB.",
     ),
+    429: (
+        "too-many-attempts",
+        "Too many requests without a valid token",
+        "Wait as long as Retry-After says, and look at the token: it is not valid.",
+    ),
 }
 
 log = structlog.get_logger()
@@ -65,6 +84,8 @@ def problem(status: int, slug: str, title: str, detail: str, **members: Any) -> 
     response = Response(json.dumps(body), status=status, content_type="application/problem+json")
     if status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="computehub"'
+    elif status == 429 and slug == "too-many-attempts":
+        response.headers["Retry-After"] = "5"
     return response
 
 
@@ -76,14 +97,16 @@ def http_problem(status: int) -> Response:
     return problem(status, slug, title, detail)
 
 
-def answer_with_problems(app: Quart) -> None:
-    """Have every error of this application answered here."""
+def answer_with_problems(app: Quart, forbidden: Callable[[], None]) -> None:
+    """Have every error of this application answered here; `forbidden` is called where one is a 403."""
 
     @app.errorhandler(Refused)
     async def refused(refusal: Refused) -> Response:
         status, slug, title = REFUSALS[type(refusal)]
+        if status == 403:
+            forbidden()
         members: dict[str, Any] = {}
-        if isinstance(refusal, NotCurrent):
+        if isinstance(refusal, NotCurrent | errors.GenerationChanged):
             members = {"current": refusal.current, "generation": refusal.generation}
         elif isinstance(refusal, InvalidFields):
             members = {"errors": refusal.errors}
@@ -101,13 +124,25 @@ def answer_with_problems(app: Quart) -> None:
 
     @app.errorhandler(StoreUnavailable)
     async def store_unavailable(error: StoreUnavailable) -> Response:
-        log.error("the state could not be written", error=str(error))
-        return problem(
-            503,
-            "store-unavailable",
-            "The hub cannot write its state",
-            "Nothing has changed. Look at the hub's log and disk, then send the request again.",
-        )
+        log.error("the state could not be used", error=str(error))
+        if isinstance(error, OutcomeUnknown):
+            response = problem(
+                503,
+                "outcome-unknown",
+                "It is not known whether it was done",
+                "The hub lost its state from sight, or no replica confirmed the change. Look with GET "
+                "whether it is done before you send the request again.",
+            )
+        else:
+            response = problem(
+                503,
+                "store-unavailable",
+                "The hub cannot use its state",
+                "Nothing has changed. Send the request again; if that does not help, look at the hub's log "
+                "and at what keeps its state (a disk, a Redis).",
+            )
+        response.headers["Retry-After"] = str(error.retry_after)
+        return response
 
     @app.errorhandler(Exception)
     async def bug(error: Exception) -> Response:

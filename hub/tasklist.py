@@ -13,10 +13,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gridcore.protocol import TaskDefinition, TaskGuard
-from hub.errors import NotCurrent, NothingPending, NothingRunning, TaskConflict, UnknownTask
+from hub.errors import (
+    NoCanary,
+    NotCurrent,
+    NothingPending,
+    NothingRunning,
+    TaskConflict,
+    UnknownTask,
+)
+
+START_WITHIN = 900.0
+"""Seconds in which the nodes of a canary must have it running: long enough to fetch a large image."""
 
 
 class TaskStatus(StrEnum):
@@ -27,11 +37,12 @@ class TaskStatus(StrEnum):
     COMPLETED = "Completed"
 
 
-TaskEvent = Literal["start", "complete"]
+TaskEvent = Literal["start", "complete", "requeue"]
 
 TRANSITIONS: Mapping[tuple[TaskStatus, TaskEvent], TaskStatus] = {
     (TaskStatus.PENDING, "start"): TaskStatus.RUNNING,
     (TaskStatus.RUNNING, "complete"): TaskStatus.COMPLETED,
+    (TaskStatus.COMPLETED, "requeue"): TaskStatus.PENDING,
 }
 """All that can happen to a task. What is not in it is a bug of ours, and a KeyError."""
 
@@ -57,6 +68,8 @@ class Task:
         status = TRANSITIONS[self.status, event]
         if event == "start":
             return replace(self, status=status, started_at=now)
+        if event == "requeue":
+            return replace(self, status=status, started_at=None, completed_at=None)
         return replace(self, status=status, completed_at=now)
 
 
@@ -79,13 +92,42 @@ class Canary:
     healthy_after: float
     """Seconds that the nodes must stay up to be called healthy."""
     is_healthy: bool = False
+    start_within: float = START_WITHIN
+    """Seconds in which the nodes must be up."""
+    waits_since: float | None = None
+    """Since when they are waited for, if not since the start: a hold ended, or one was up and is not."""
+    up_since: float | None = None
+    """Since when all of them have been up, if they are."""
+    wanted: int = 0
+    """The nodes that were asked for, which may be more than there were."""
+
+    @property
+    def state(self) -> Literal["starting", "up", "healthy"]:
+        """How far it has come."""
+        return "healthy" if self.is_healthy else "starting" if self.up_since is None else "up"
+
+    @property
+    def clock(self) -> float:
+        """When the waiting for its nodes began."""
+        return self.started_at if self.waits_since is None else self.waits_since
+
+
+class Assignment(NamedTuple):
+    """What a node is given, and the revision that names it."""
+
+    revision: str
+    task: Task | None
 
 
 @dataclass(frozen=True, slots=True)
 class TaskList:
-    """The tasks in the order in which they were added, and the revision of what is current."""
+    """The tasks in the order in which they were added, and the revision of what is current.
+
+    While a canary is tried, its task stays the first pending one: nothing can be moved before it.
+    """
 
     revision: str
+    """Of what nodes are given: while they are held, of nothing."""
     tasks: tuple[Task, ...] = ()
     is_held: bool = False
     """The fleet stands still: no node is given anything, whatever is current."""
@@ -105,6 +147,21 @@ class TaskList:
     def first_pending(self) -> Task | None:
         """The task that the fleet works on after the current one."""
         return self._first(TaskStatus.PENDING)
+
+    def assigned(self, node_id: str | None) -> Assignment:
+        """What this node is given, also one that the hub does not know."""
+        if self.is_held:
+            return Assignment(self.revision, None)
+        if self.canary is not None and node_id in self.canary.nodes:
+            return Assignment(self.canary.revision, self._find(self.canary.task))
+        return Assignment(self.revision, self.current)
+
+    def upcoming(self, node_id: str | None) -> Task | None:
+        """The task that this node works on next, if all goes on as it is."""
+        if self.canary is None or node_id not in self.canary.nodes:
+            return self.first_pending
+        pending = (task for task in self.tasks if task.status is TaskStatus.PENDING)
+        return next((task for task in pending if task.name != self.canary.task), None)
 
     def named(self, status: TaskStatus) -> list[str]:
         """The names of all tasks of one status, in the list's order."""
@@ -142,7 +199,7 @@ class TaskList:
             NotCurrent: the guard names something else.
             NothingPending: no task waits; the current one goes on.
         """
-        self._check(guard)
+        self.check(guard)
         if self.first_pending is None:
             raise NothingPending
         return self._switch(entropy, now)
@@ -154,29 +211,73 @@ class TaskList:
             NotCurrent: the guard names something else.
             NothingRunning: there is no current task.
         """
-        self._check(guard)
+        self.check(guard)
         if self.current is None:
             raise NothingRunning
         return self._switch(entropy, now)
 
+    def promote(self, task: str | None, entropy: int, now: float) -> tuple[TaskList, Switch]:
+        """Complete the current task, if there is one, and start the canary's for all.
+
+        Raises:
+            NoCanary: none is tried, or not this task.
+        """
+        self.canary_of(task)
+        return self._switch(entropy, now)
+
+    def canary_of(self, task: str | None = None) -> Canary:
+        """The canary, if it is this task's. Raises NoCanary."""
+        if self.canary is None or task not in (None, self.canary.task):
+            raise NoCanary(self.canary.task if self.canary else None)
+        return self.canary
+
+    def hold(self, entropy: int) -> TaskList:
+        """The list whose nodes are all given nothing; this one if they are held already."""
+        if self.is_held:
+            return self
+        return replace(self, revision=self.fresh_revision(entropy), is_held=True)
+
+    def release(self, entropy: int, now: float) -> TaskList:
+        """The list whose nodes are given what is current; this one if they are not held.
+
+        The clock of a canary starts anew.
+        """
+        if not self.is_held:
+            return self
+        released = replace(self, revision=self.fresh_revision(entropy), is_held=False)
+        if self.canary is None:
+            return released
+        revision = released.fresh_revision(entropy)
+        anew = replace(self.canary, revision=revision, waits_since=now, up_since=None, is_healthy=False)
+        return replace(released, canary=anew)
+
+    def fresh_revision(self, entropy: int) -> str:
+        """A revision that nothing has."""
+        given = [self.revision, *([self.canary.revision] if self.canary else [])]
+        return _revision(max(int(revision.partition("-")[0]) for revision in given) + 1, entropy)
+
+    def check(self, guard: TaskGuard | None) -> None:
+        """Raises NotCurrent if the guard names something else than what is current."""
+        if guard is None:
+            return
+        current = self.current.name if self.current else None
+        if guard.task != current or guard.generation not in (None, self.revision):
+            raise NotCurrent(current, self.revision)
+
     def _switch(self, entropy: int, now: float) -> tuple[TaskList, Switch]:
-        ended, started = self.current, self.first_pending
+        ended, started, canary = self.current, self.first_pending, self.canary
         moved: dict[str, Task] = {}
         if ended is not None:
             moved[ended.name] = ended.after("complete", now)
         if started is not None:
             moved[started.name] = started.after("start", now)
         tasks = tuple(moved.get(task.name, task) for task in self.tasks)
-        counter = int(self.revision.partition("-")[0]) + 1
         switch = Switch(ended.name if ended else None, started.name if started else None)
-        return replace(self, revision=_revision(counter, entropy), tasks=tasks), switch
-
-    def _check(self, guard: TaskGuard | None) -> None:
-        if guard is None:
-            return
-        current = self.current.name if self.current else None
-        if guard.task != current or guard.generation not in (None, self.revision):
-            raise NotCurrent(current, self.revision)
+        revision = self.fresh_revision(entropy)
+        if canary is not None and canary.task == switch.current:
+            # The nodes that tried it go on with it as it is. Held ones have nothing to go on with.
+            revision, canary = (revision if self.is_held else canary.revision), None
+        return replace(self, revision=revision, tasks=tasks, canary=canary), switch
 
     def _first(self, status: TaskStatus) -> Task | None:
         return next((task for task in self.tasks if task.status is status), None)

@@ -24,10 +24,11 @@ def filled(*names: str) -> TaskList:
     return tasks
 
 
-def test_the_only_way_is_from_pending_through_running_to_completed() -> None:
+def test_a_task_goes_from_pending_through_running_to_completed_and_back_to_the_queue() -> None:
     assert list(TRANSITIONS.items()) == [
         ((TaskStatus.PENDING, "start"), TaskStatus.RUNNING),
         ((TaskStatus.RUNNING, "complete"), TaskStatus.COMPLETED),
+        ((TaskStatus.COMPLETED, "requeue"), TaskStatus.PENDING),
     ]
 
 
