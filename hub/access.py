@@ -43,6 +43,21 @@ class TokenRecord:
     node: str | None = None
     """The only node that may use it; None if any may."""
     revoked: float | None = None
+    key: str | None = None
+    """The id of the key that signs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a valid token says of who shows it; times in seconds since the epoch."""
+
+    id: str
+    role: Role
+    name: str
+    issued: float
+    expires: float
+    node: str | None = None
+    """The only node that it may act for; None if it may for any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hub.access import Grant
+
 MOST_EVENTS = 1_000
 """Events that one answer carries at most."""
 
@@ -25,6 +27,8 @@ class Actor:
     source: str | None = None
     token: str | None = None
     """The id of the token that was shown; None for the shared one."""
+    grant: Grant | None = None
+    """What that token allows; None for the shared one and for the hub itself, which may do all."""
 
 
 HUB = Actor("hub")

@@ -69,6 +69,12 @@ class Waiters:
             finally:
                 self._limits.discard(limit)
 
+    async def pause(self, seconds: float) -> None:
+        """Return after so many seconds, or when the hub stops."""
+        with suppress(TimeoutError):
+            async with self.limit(seconds):
+                await asyncio.Event().wait()
+
     def close(self) -> None:
         """The hub stops: wake all, and hold nobody any more."""
         self.is_closed = True
