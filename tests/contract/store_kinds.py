@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
+from contextlib import ExitStack
+from functools import cache
+from itertools import count
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Protocol
 
+import redis
+
 from hub.journal_sqlite import open_sqlite
+from hub.redis_script import MOST_PASSED, SWEEP
+from hub.redis_url import RedisTarget, parse_redis
 from hub.registry import Instant
 from hub.store import Store
 from hub.store_local import LocalStore, open_memory
+from hub.store_redis import RedisStore, open_redis
+from tests.servers.redis_cluster import RedisCluster
+from tests.servers.redis_server import RedisServer
 
 
 class Clock:
@@ -85,4 +97,97 @@ class Sqlite:
             self._store = None
 
 
-KINDS: tuple[type[StoreKind], ...] = (Memory, Sqlite)
+class SharedClock(Clock):
+    """The clock of a Redis, which goes on when a hub starts anew.
+
+    While time passes, another hub sweeps every few seconds, as hubs do, or time would not count; its sweeps
+    call nobody Offline, however silent they are.
+    """
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        super().__init__()
+        self._client = client
+        self._state = f"{prefix}state"
+
+    def advance(self, seconds: float) -> None:
+        counted = min(seconds, 20 * MOST_PASSED)
+        while counted > 0:
+            step = min(counted, MOST_PASSED)
+            super().advance(step)
+            self._tick()
+            counted, seconds = counted - step, seconds - step
+        super().advance(max(0.0, seconds))
+
+    def restart(self) -> None:
+        """Redis was away for a while."""
+        super().advance(2 * MOST_PASSED)
+        self._tick()
+
+    def _tick(self) -> None:
+        span, event, most = 1e12, "{}", 20
+        arguments = (self.read().wall, "another", span, 1e12, event, most)
+        self._client.eval(SWEEP.text, 1, self._state, *arguments)
+
+
+_servers = ExitStack()
+atexit.register(_servers.close)
+_prefixes = (f"test{number}" for number in count(1))
+
+
+class OnRedis:
+    """A store in a Redis that all tests share; each has a prefix of its own."""
+
+    survives = True
+
+    def __init__(self, target: RedisTarget, server: RedisServer) -> None:
+        """`server` is the one that has this target's keys."""
+        self._target = target
+        self._client = server.client()
+        self.clock: Clock = SharedClock(self._client, target.prefix)
+        self._store: RedisStore | None = None
+
+    async def open(self) -> Store:
+        self._store = await open_redis(self._target, clock=lambda: self.clock.read().wall)
+        return self._store
+
+    async def reopen(self) -> Store:
+        assert self._store is not None
+        await self._store.close()
+        return await self.open()
+
+    async def end(self) -> None:
+        if self._store is not None:
+            await self._store.close()
+        self._client.close()
+
+
+class OneRedis(OnRedis):
+    def __init__(self, directory: Path) -> None:
+        server = _one_redis()
+        super().__init__(_target(f"{server.url}?prefix={next(_prefixes)}"), server)
+
+
+class ClusteredRedis(OnRedis):
+    def __init__(self, directory: Path) -> None:
+        cluster = _redis_cluster()
+        target = _target(f"redis+cluster://{cluster.addresses}?prefix={next(_prefixes)}")
+        super().__init__(target, cluster.owner_of(f"{target.prefix}state"))
+
+
+@cache
+def _one_redis() -> RedisServer:
+    return _servers.enter_context(RedisServer(Path(mkdtemp(prefix="gridcore-redis-"))))
+
+
+@cache
+def _redis_cluster() -> RedisCluster:
+    return _servers.enter_context(RedisCluster(Path(mkdtemp(prefix="gridcore-cluster-"))))
+
+
+def _target(url: str) -> RedisTarget:
+    target = parse_redis(url)
+    assert target is not None
+    return target
+
+
+KINDS: tuple[type[StoreKind], ...] = (Memory, Sqlite, OneRedis, ClusteredRedis)

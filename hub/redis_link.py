@@ -1,0 +1,294 @@
+"""The way to the Redis that keeps the state: finding it, asking it, losing it, finding it again.
+
+One server at a time: the one that is given, the one that sentinels call master, or the node of a cluster that
+has the slot of our keys. A *session* is the time with one of them. It ends with the first sign that it is no
+longer the right one, and until the next has begun every call fails at once: nobody waits for a Redis that
+is away, and a call has a deadline for one that hangs.
+
+A call that fails has done nothing, unless it may have arrived: then its outcome is unknown, and said to be.
+Nothing is sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+from typing import Any, Protocol
+
+import structlog
+from redis import exceptions
+from redis.asyncio import Connection, SSLConnection
+
+from gridcore.errors import ConfigError
+from hub.errors import OutcomeUnknown, StoreUnavailable
+from hub.redis_place import Place, find_place
+from hub.redis_script import SCRIPTS
+from hub.redis_url import RedisTarget
+
+DEADLINE = 5.0
+"""Seconds that a call may take."""
+
+MOST_CALLS = 32
+"""Calls at a time, each on a connection of its own."""
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks at whether Redis still answers, and whether something was missed."""
+
+BACKOFF = (0.05, 3.0)
+"""Seconds between two attempts to find it: the first and the longest; each less up to a half, by chance."""
+
+OVER = (
+    exceptions.ReadOnlyError,
+    exceptions.MovedError,
+    exceptions.AskError,
+    exceptions.TryAgainError,
+    exceptions.ClusterDownError,
+    exceptions.MasterDownError,
+    exceptions.NoScriptError,
+    exceptions.AuthenticationError,
+)
+"""Answers of a server that is not, or no longer, the right one."""
+
+REFUSED = (*OVER, exceptions.OutOfMemoryError, exceptions.NoPermissionError)
+REFUSALS = ("OOM ", "MISCONF ", "NOREPLICAS ", "READONLY ", "BUSY ", "command not allowed when used memory")
+"""Answers that say that nothing was done."""
+
+Command = tuple[Any, ...]
+Redis = Connection | SSLConnection
+
+log = structlog.get_logger()
+
+
+class Session(Protocol):
+    """What is done with a session."""
+
+    async def begin(self) -> None:
+        """It begins, and what is told is heard already. Raises StoreUnavailable, ConfigError."""
+
+    async def look_for_missed(self) -> None:
+        """A second has passed. Raises StoreUnavailable."""
+
+    async def hear(self, channel: str, message: str) -> None:
+        """Something was told."""
+
+
+class RedisLink:
+    """Keeps a session with Redis from `open` to `close`."""
+
+    def __init__(self, target: RedisTarget, client_name: str, channels: tuple[str, ...]) -> None:
+        self.target = target
+        self.number = 0
+        """Of the session: what was read in an earlier one says nothing about this."""
+        self._client_name = client_name
+        self._channels = channels
+        self._place: Place | None = None
+        self._is_up = False
+        self._why = "it was not reached yet"
+        self._said = ""
+        self._over = asyncio.Event()
+        self._idle: list[Redis] = []
+        self._calls = asyncio.Semaphore(MOST_CALLS)
+        self._keeper: asyncio.Task[None] | None = None
+        self._listener: asyncio.Task[None] | None = None
+
+    async def open(self, session: Session) -> None:
+        """Begin the first session, now or as soon as Redis is there. Raises ConfigError."""
+        try:
+            await self._begin(session)
+        except StoreUnavailable as error:
+            self._say(f"the state's Redis is away: {error}")
+        except BaseException:
+            await self.close()
+            raise
+        self._keeper = asyncio.create_task(self._keep(session))
+
+    async def close(self) -> None:
+        """End it; no call may follow."""
+        for task in (self._keeper, self._listener):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        await self._end()
+
+    def check(self) -> None:
+        """Raises StoreUnavailable while there is no session."""
+        if not self._is_up:
+            raise StoreUnavailable(f"Redis is away: {self._why}")
+
+    async def call(self, *commands: Command, changes: bool = False) -> list[Any]:
+        """The answers to these commands, sent together on one connection.
+
+        Raises:
+            OutcomeUnknown: `changes`, and they may have been done.
+            StoreUnavailable: nothing was done.
+        """
+        self.check()
+        return await self.ask(*commands, changes=changes)
+
+    async def ask(self, *commands: Command, changes: bool = False) -> list[Any]:
+        """The same while the session begins."""
+        connection, is_sent = None, False
+        try:
+            async with asyncio.timeout(DEADLINE), self._calls:
+                connection = self._idle.pop() if self._idle else await self._connect()
+                is_sent = True
+                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                answers = [await _read(connection) for _ in commands]
+        except (OSError, exceptions.ConnectionError, exceptions.TimeoutError) as error:
+            await _drop(connection)
+            why = _why(error)
+            self._end_session(why)
+            if changes and is_sent and not isinstance(error, exceptions.BusyLoadingError):
+                raise OutcomeUnknown(f"Redis was lost before it answered: {why}") from error
+            raise StoreUnavailable(f"Redis is away: {why}") from error
+        except BaseException:  # who asked has gone; an answer that is still to come must find nobody
+            await _drop(connection)
+            raise
+        self._idle.append(connection)
+        for answer in answers:
+            if isinstance(answer, exceptions.ResponseError):
+                self._refuse(answer, changes)
+        return answers
+
+    def listen_again(self, session: Session) -> None:
+        """Have what is told come over a new connection."""
+        if self._listener is not None:
+            self._listener.cancel()
+        self._listener = asyncio.create_task(self._listen_anew(session))
+
+    def _refuse(self, error: exceptions.ResponseError, changes: bool) -> None:
+        if isinstance(error, OVER):
+            self._end_session(str(error))
+        if isinstance(error, REFUSED) or str(error).startswith(REFUSALS):
+            raise StoreUnavailable(f"Redis refuses: {error}")
+        log.error("a script failed in Redis", error=str(error))
+        raise (OutcomeUnknown if changes else StoreUnavailable)(f"Redis failed: {error}")
+
+    async def _keep(self, session: Session) -> None:
+        pause = BACKOFF[0]
+        while True:
+            if self._is_up:
+                await self._watch(session)
+                await self._end()
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # spreads hubs, hides nothing
+            pause = min(pause * 2, BACKOFF[1])
+            try:
+                await self._begin(session)
+            except (StoreUnavailable, ConfigError) as error:
+                self._say(f"the state's Redis is away: {error}")
+            except Exception as error:  # a bug must not leave the hub without state for ever
+                log.exception("the way to Redis has a bug", error=str(error))
+            else:
+                pause = BACKOFF[0]
+
+    async def _begin(self, session: Session) -> None:
+        """Find the server, listen, and let the session begin."""
+        try:
+            async with asyncio.timeout(2 * DEADLINE):
+                self._over = asyncio.Event()
+                self.number += 1
+                self._place = await find_place(self.target, self._client_name)
+                await self.ask(*(("SCRIPT", "LOAD", script.text) for script in SCRIPTS))
+                listener = await self._subscribe()
+                self._listener = asyncio.create_task(self._listen(listener, session))
+                await session.begin()
+        except BaseException as error:
+            await self._end()
+            if isinstance(error, OSError | exceptions.RedisError):
+                raise StoreUnavailable(_why(error)) from error
+            raise
+        if self._over.is_set():
+            await self._end()
+            raise StoreUnavailable(self._why)
+        self._is_up = True
+        self._say(f"the state's Redis answers: {self._place.name}")
+
+    async def _watch(self, session: Session) -> None:
+        """Return once the session is over."""
+        while not self._over.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_INTERVAL):
+                    await self._over.wait()
+            if not self._over.is_set():
+                with suppress(StoreUnavailable):
+                    await session.look_for_missed()
+        self._say(f"the state's Redis is away: {self._why}")
+
+    def _end_session(self, why: str) -> None:
+        if not self._over.is_set():
+            self._why, self._is_up = why, False
+            self._over.set()
+
+    async def _end(self) -> None:
+        self._is_up = False
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.gather(self._listener, return_exceptions=True)
+            self._listener = None
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await _drop(connection)
+
+    def _say(self, what: str) -> None:
+        """Once, however often it is tried."""
+        if what != self._said:
+            (log.info if self._is_up else log.warning)(what)
+            self._said = what
+
+    async def _connect(self) -> Redis:
+        if self._place is None:
+            raise StoreUnavailable(self._why)
+        return await self._place.connect()
+
+    # --- What is told --------------------------------------------------------------------------------------
+
+    async def _subscribe(self) -> Redis:
+        connection = await self._connect()
+        try:
+            await connection.send_command("SUBSCRIBE", *self._channels, check_health=False)
+            for _ in self._channels:
+                await connection.read_response()
+        except BaseException:
+            await _drop(connection)
+            raise
+        return connection
+
+    async def _listen(self, connection: Redis, session: Session) -> None:
+        try:
+            while True:
+                kind, channel, message = await connection.read_response()
+                if kind == "message":
+                    await session.hear(channel, message)
+        except (OSError, exceptions.RedisError) as error:
+            self._end_session(_why(error))
+        except StoreUnavailable:
+            pass  # the session is over already
+        finally:
+            await _drop(connection)
+
+    async def _listen_anew(self, session: Session) -> None:
+        try:
+            async with asyncio.timeout(DEADLINE):
+                connection = await self._subscribe()
+        except (OSError, exceptions.RedisError) as error:
+            self._end_session(_why(error))
+        else:
+            await self._listen(connection, session)
+
+
+async def _read(connection: Redis) -> Any:
+    try:
+        return await connection.read_response()
+    except exceptions.ResponseError as error:
+        return error
+
+
+async def _drop(connection: Redis | None) -> None:
+    if connection is not None:
+        with suppress(Exception):
+            await connection.disconnect(nowait=True)
+
+
+def _why(error: BaseException) -> str:
+    return "it does not answer in time" if isinstance(error, TimeoutError) else str(error) or repr(error)

@@ -1,0 +1,330 @@
+"""What the hub has Redis do, each in one script and so in one piece; and where everything lies.
+
+All keys begin with one prefix, whose part in braces puts them into one slot of a Redis Cluster:
+
+    state           hash: schema; head of the task list and its version; version of keys and revocations;
+                    number of the last notice and of the last node that joined; the logical clock
+    tasks           hash: name → task
+    nodes, live     hashes: id → what is known of a node, what it last reported
+    joined          sorted set: id by the order in which nodes first came
+    online          sorted set: id by the logical clock when the node was heard; its members are Online
+    gone            set: nodes that deregistered
+    seen            sorted set: id by the time when the node was heard, for people
+    nudge           set: nodes whose held request is to end once; `?` before the id: for a question
+    tokens, keys, marks     hashes: id or name → value; `revoked`, a set: ids of tokens
+    events          stream
+    asked:<node>    hash, for seconds: questions for logs (`logdesk_redis.py`)
+
+**The logical clock** counts the seconds in which at least one hub could speak to Redis: a sweep, which every
+hub does every few seconds, adds what has passed by Redis' own clock, never less than nothing and never more
+than MOST_PASSED. More than that means that hubs or Redis were away, or that a clock was set: then nobody is
+called Offline for a whole span, as after the start of a hub that is alone.
+
+**A write** holds several changes, each with what it rests on: versions and texts as they were read. One that
+rests on what is no longer so is left out, and whoever decided it looks again. What is told to other hubs is
+one notice for all of them, numbered without a gap, so that a hub sees when it missed one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+SCHEMA_VERSION = 1
+
+MOST_PASSED = 10
+"""Seconds that the logical clock goes on between two sweeps at most."""
+
+_BASE = """#!lua
+local P = string.sub(KEYS[1], 1, -6)
+local state = KEYS[1]
+
+-- The logical clock and the time; `at` stands for Redis' own in tests.
+local function read_clock(at)
+  local wall = tonumber(at)
+  if not wall then
+    local now = redis.call('TIME')
+    wall = now[1] + now[2] / 1000000
+  end
+  local kept = redis.call('HMGET', state, 'clock', 'ticked')
+  local passed = wall - (kept[2] or wall)
+  local is_gap = passed > MOST_PASSED
+  passed = math.max(0, math.min(passed, MOST_PASSED))
+  return (kept[1] or 0) + passed, wall, is_gap
+end
+
+local function text(number) return string.format('%.6f', number) end
+
+local function presence(id)
+  if redis.call('SISMEMBER', P .. 'gone', id) == 1 then return 'gone' end
+  if redis.call('ZSCORE', P .. 'online', id) then return 'online' end
+  return 'offline'
+end
+
+local function add_event(event, milliseconds)
+  local last = redis.call('HGET', state, 'event') or 0
+  local place = math.max(milliseconds, tonumber(last), 1)
+  local id = redis.call('XADD', P .. 'events', string.format('%.0f-*', place), 'e', event)
+  redis.call('HSET', state, 'event', string.match(id, '^%d+'))
+end
+
+local function tell(notice)
+  notice.n = redis.call('HINCRBY', state, 'notices', 1)
+  redis.call('PUBLISH', P .. 'notices', cjson.encode(notice))
+end
+""".replace("MOST_PASSED", str(MOST_PASSED))
+
+_OPEN = """
+local at, schema, head, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+if redis.call('HSETNX', state, 'schema', schema) == 1 then
+  local _, wall = read_clock(at)
+  redis.call('HSET', state, 'head', head, 'list', version, 'access', '0', 'notices', 0, 'joins', 0,
+    'clock', 0, 'ticked', text(wall), 'grace', 0)
+end
+return redis.call('HGET', state, 'schema')
+"""
+
+_READ = """
+local at, known_list, known_access = ARGV[1], ARGV[2], ARGV[3]
+local wanted = cjson.decode(ARGV[4])
+local clock, wall = read_clock(at)
+local kept = redis.call('HMGET', state, 'list', 'head', 'access', 'notices')
+local head, tasks, keys, revoked = false, false, false, false
+if kept[1] ~= known_list then head, tasks = kept[2], redis.call('HVALS', P .. 'tasks') end
+if kept[3] ~= known_access then
+  keys, revoked = redis.call('HVALS', P .. 'keys'), redis.call('SMEMBERS', P .. 'revoked')
+end
+local nodes = {}
+for _, id in ipairs(wanted.nodes) do
+  local record = redis.call('HGET', P .. 'nodes', id)
+  if record then
+    nodes[#nodes + 1] = {
+      id, record, redis.call('HGET', P .. 'live', id), presence(id),
+      redis.call('ZSCORE', P .. 'online', id) or '0', redis.call('ZSCORE', P .. 'seen', id) or '0',
+      redis.call('SISMEMBER', P .. 'nudge', id)
+    }
+  end
+end
+local function find(hash)
+  local found = {}
+  for _, id in ipairs(wanted[hash]) do
+    local kept = redis.call('HGET', P .. hash, id)
+    if kept then found[#found + 1] = {id, kept} end
+  end
+  return found
+end
+return {
+  text(clock), text(wall), kept[4], kept[1], head, tasks, kept[3], keys, revoked,
+  nodes, find('tokens'), find('marks')
+}
+"""
+
+_WRITE = """
+local hub = ARGV[1]
+local entries = cjson.decode(ARGV[2])
+
+local function holds(entry)
+  if entry.list and redis.call('HGET', state, 'list') ~= entry.list then return false end
+  if entry.access and redis.call('HGET', state, 'access') ~= entry.access then return false end
+  for _, node in ipairs(entry.nodes) do
+    local record = redis.call('HGET', P .. 'nodes', node.id) or ''
+    if record ~= node.was then return false end
+    if record ~= '' and presence(node.id) ~= node.presence then return false end
+  end
+  for _, kept in ipairs(entry.kept) do
+    if (redis.call('HGET', P .. kept.hash, kept.id) or '') ~= kept.was then return false end
+  end
+  return true
+end
+
+local function put_node(node)
+  local id = node.id
+  if node.drop then
+    for _, hash in ipairs({'nodes', 'live'}) do redis.call('HDEL', P .. hash, id) end
+    for _, sorted in ipairs({'online', 'seen', 'joined'}) do redis.call('ZREM', P .. sorted, id) end
+    redis.call('SREM', P .. 'gone', id)
+    redis.call('SREM', P .. 'nudge', id, '?' .. id)
+    return
+  end
+  if node.record then
+    redis.call('HSET', P .. 'nodes', id, node.record)
+    if not redis.call('ZSCORE', P .. 'joined', id) then
+      redis.call('ZADD', P .. 'joined', redis.call('HINCRBY', state, 'joins', 1), id)
+    end
+  end
+  if node.live then redis.call('HSET', P .. 'live', id, node.live) end
+  if node.seen then redis.call('ZADD', P .. 'seen', node.seen, id) end
+  if node.presence == 'online' then
+    redis.call('SREM', P .. 'gone', id)
+    if node.heard then redis.call('ZADD', P .. 'online', 'GT', node.heard, id) end
+  else
+    redis.call('ZREM', P .. 'online', id)
+    redis.call(node.presence == 'gone' and 'SADD' or 'SREM', P .. 'gone', id)
+  end
+  if node.nudge ~= nil then redis.call(node.nudge and 'SADD' or 'SREM', P .. 'nudge', id) end
+end
+
+local function put(entry, notice)
+  if entry.head then
+    redis.call('HSET', state, 'head', entry.head, 'list', entry.new_list)
+    for name, task in pairs(entry.put_tasks) do redis.call('HSET', P .. 'tasks', name, task) end
+    for _, name in ipairs(entry.drop_tasks) do redis.call('HDEL', P .. 'tasks', name) end
+    notice.list = true
+  end
+  for _, node in ipairs(entry.put_nodes) do put_node(node) end
+  for _, kept in ipairs(entry.put_kept) do
+    if kept.text then
+      redis.call('HSET', P .. kept.hash, kept.id, kept.text)
+    else
+      redis.call('HDEL', P .. kept.hash, kept.id)
+    end
+    if kept.revoked ~= nil then redis.call(kept.revoked and 'SADD' or 'SREM', P .. 'revoked', kept.id) end
+  end
+  if entry.new_access then
+    redis.call('HSET', state, 'access', entry.new_access)
+    notice.access = true
+  end
+  for _, event in ipairs(entry.events) do
+    add_event(event.text, event.ms)
+    notice.audit = true
+  end
+  if entry.wake then notice.wake[#notice.wake + 1] = entry.wake end
+end
+
+local done, notice = {}, {by = hub, wake = {}}
+for place, entry in ipairs(entries) do
+  done[place] = 0
+  if holds(entry) then
+    put(entry, notice)
+    done[place] = 1
+  end
+end
+if notice.list or notice.access or notice.audit or #notice.wake > 0 then tell(notice) end
+return done
+"""
+
+_TOUCH = """
+local at = ARGV[1]
+local clock, wall = read_clock(at)
+
+local touches = {}
+
+-- Whether the node was Offline until now.
+function touches.hear(id)
+  if redis.call('HEXISTS', P .. 'nodes', id) == 0 then return 0 end
+  local before = presence(id)
+  if before == 'gone' then return 0 end
+  redis.call('ZADD', P .. 'online', 'GT', text(clock), id)
+  redis.call('ZADD', P .. 'seen', text(wall), id)
+  return before == 'offline' and 1 or 0
+end
+
+-- Whether its held request is to end, and has not ended for this.
+function touches.nudge(id) return math.min(1, redis.call('SREM', P .. 'nudge', id, '?' .. id)) end
+
+-- The questions for its logs that it was not asked yet: `!hub order`; `.hub order` was asked.
+function touches.take(id)
+  local key, untold = P .. 'asked:' .. id, {}
+  redis.call('SREM', P .. 'nudge', '?' .. id)
+  local questions = redis.call('HGETALL', key)
+  for place = 1, #questions, 2 do
+    local question = questions[place + 1]
+    if string.sub(question, 1, 1) == '!' then
+      redis.call('HSET', key, questions[place], '.' .. string.sub(question, 2))
+      untold[#untold + 1] = string.match(question, ' (.*)$')
+    end
+  end
+  return untold
+end
+
+local answers = {}
+for place, touch in ipairs(cjson.decode(ARGV[2])) do answers[place] = touches[touch[1]](touch[2]) end
+return answers
+"""
+
+_SWEEP = """
+local at, hub, span, retention, event = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local most = tonumber(ARGV[6])
+local clock, wall, is_gap = read_clock(at)
+redis.call('HSET', state, 'clock', text(clock), 'ticked', text(wall))
+if is_gap then redis.call('HSET', state, 'grace', text(clock)) end
+local silent = {}
+if clock - redis.call('HGET', state, 'grace') >= span then
+  silent = redis.call('ZRANGEBYSCORE', P .. 'online', '-inf', text(clock - span))
+end
+if #silent > 0 then
+  for _, id in ipairs(silent) do redis.call('ZREM', P .. 'online', id) end
+  local told = cjson.decode(event)
+  told.time, told.detail.count, told.detail.nodes = wall, #silent, {}
+  for place = 1, math.min(#silent, most) do told.detail.nodes[place] = silent[place] end
+  if #silent == 1 then told.node = silent[1] end
+  add_event(cjson.encode(told), math.floor(wall * 1000))
+  tell({by = hub, wake = {}, audit = true})
+end
+local old = {}
+local before = text(wall - retention)
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'seen', '-inf', before, 'LIMIT', 0, 500)) do
+  if not redis.call('ZSCORE', P .. 'online', id) then old[#old + 1] = id end
+end
+return {silent, old}
+"""
+
+_ASK = """
+local hub, node, id, order, most, seconds = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
+local key = P .. 'asked:' .. node
+if redis.call('HLEN', key) >= most then return 0 end
+redis.call('HSET', key, id, '!' .. hub .. ' ' .. order)
+redis.call('EXPIRE', key, seconds)
+redis.call('SADD', P .. 'nudge', '?' .. node)
+tell({by = hub, wake = {node}})
+return 1
+"""
+
+_ANSWER = """
+local node, id, message = ARGV[1], ARGV[2], ARGV[3]
+local key = P .. 'asked:' .. node
+local question = redis.call('HGET', key, id)
+if not question then return 0 end
+redis.call('HDEL', key, id)
+-- Published and not kept: no file of Redis ever holds a line of a log.
+return redis.call('PUBLISH', P .. 'answers:' .. string.match(question, '^.(%S+)'), message)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script and the digest by which Redis knows it."""
+
+    text: str
+    digest: str
+
+
+def _script(body: str) -> Script:
+    text = _BASE + body
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+OPEN = _script(_OPEN)
+"""at, schema, head and version of an empty list → the schema that is there now."""
+
+READ = _script(_READ)
+"""at, known list version, known access version, {nodes, tokens, marks} → clock, time, number of the last
+notice, and what was asked for; the list and the keys only where their version is another one."""
+
+WRITE = _script(_WRITE)
+"""hub, [entry] → [1 where the entry was written, 0 where what it rests on is no longer so]."""
+
+TOUCH = _script(_TOUCH)
+"""at, [[hear | nudge | take, node]] → [answer]."""
+
+SWEEP = _script(_SWEEP)
+"""at, hub, span, retention, event to fill in, nodes that it names at most → [who fell silent], [who may be
+forgotten, some hundreds at most]."""
+
+ASK = _script(_ASK)
+"""hub, node, id, order, most, seconds that it stands → 1, or 0 if so many wait already."""
+
+ANSWER = _script(_ANSWER)
+"""node, id, message → hubs that were told."""
+
+SCRIPTS = (OPEN, READ, WRITE, TOUCH, SWEEP, ASK, ANSWER)
