@@ -7,7 +7,7 @@ node token is for ever.
 
 from __future__ import annotations
 
-from gridcore.errors import HubRejectedToken
+from pathlib import Path
 
 OWN, JOIN = "token", "join_token"
 _ANOTHER = "get a new one with `computehub token create --role join --ttl 24h`"
@@ -62,14 +62,13 @@ class Credentials:
         self._refused.add(name)
         self._next = next((other for other in self._values if other != name), name)
 
-    def explain(self, error: HubRejectedToken, config: object) -> str:
+    def explain(self, config: Path) -> str:
         """Which token of the file `config` was refused, and what to do: one line."""
-        answered = str(error).partition(":")[0]
         refused = self._refused or {self._shown}
         if refused == {OWN, JOIN}:
-            return f"{answered}: it accepts neither `token` nor `join_token` of {config}; {_ADVICE}"
+            return f"the hub accepts neither `token` nor `join_token` of {config}; {_ADVICE}"
         (name,) = refused
-        text = f"{answered}: it does not accept `{name}` of {config}"
+        text = f"the hub does not accept `{name}` of {config}"
         if name == JOIN:
             return f"{text}, which may have expired; {_ADVICE}"
         if JOIN in self._values:

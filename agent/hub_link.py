@@ -334,5 +334,5 @@ class HubLink:
     def _lost(self, error: HubError, failures: int) -> float:
         text = None
         if isinstance(error, HubRejectedToken):
-            text = self._credentials.explain(error, self._config)
+            text = self._credentials.explain(self._config)
         return self._contact.lose(error, failures, text)

@@ -38,6 +38,7 @@ MAX_DETAIL = 300
 """Characters of a hub's own words in an error of ours."""
 LONGEST_PAUSE = 60.0
 """Seconds; a hub's Retry-After above that counts as this, since it may be back sooner."""
+TOO_MANY_ATTEMPTS = "too-many-attempts"
 HEARTBEAT_NOW = "GridCore-Heartbeat"
 # What nginx, Go and Apache answer to plain HTTP at a port with TLS; others only close the connection.
 _WANTS_TLS = re.compile(rb"sent to HTTPS port|to an HTTPS server|SSL-enabled server")
@@ -257,10 +258,12 @@ class HubClient:
 
 
 def _failure(answer: Response) -> HubError:
-    if answer.status in (401, 403):
-        return HubRejectedToken(f"the hub answered {answer.status}: it does not accept this token")
     problem = _json_or_none(answer.body)
     problem = problem if isinstance(problem, dict) else {}
+    # A hub slows bad tokens from one address down, so this one is bad, too.
+    is_slowed = answer.status == 429 and str(problem.get("type")).endswith(TOO_MANY_ATTEMPTS)
+    if answer.status in (401, 403) or is_slowed:
+        return HubRejectedToken(f"the hub answered {answer.status}: it does not accept this token")
     detail = mask_text(str(problem.get("detail") or problem.get("title") or ""))[:MAX_DETAIL]
     text = f"the hub answered {answer.status}"
     if 400 <= answer.status < 500:

@@ -55,6 +55,15 @@ async def test_a_rejected_token_is_told_apart(status: int) -> None:
         await HubClient(Hub(reply(status))).heartbeat(BEAT)
 
 
+async def test_a_bad_token_among_too_many_is_a_bad_token_and_other_limits_are_not() -> None:
+    slowed = reply(429, {"type": "urn:x:too-many-attempts"}, retry_after="5")
+    with pytest.raises(HubRejectedToken) as rejected:
+        await HubClient(Hub(slowed)).heartbeat(BEAT)
+    assert rejected.value.retry_after == 5
+    with pytest.raises(HubRefused):
+        await HubClient(Hub(reply(429, {"type": "urn:x:too-many-orders"}))).heartbeat(BEAT)
+
+
 async def test_a_refusal_carries_the_hubs_own_words() -> None:
     with pytest.raises(HubRefused, match="no such thing") as caught:
         await HubClient(Hub(reply(404, {"detail": "no such thing", "type": "t"}))).heartbeat(BEAT)
