@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from quart import Quart, Response
+from quart import Quart, Response, request
 from quart_schema import HttpSecurityScheme, Info, QuartSchema, security_scheme
 
 from gridcore import __version__
-from hub.door import Door
+from hub.bearer import Bearers
+from hub.door import Door, actor
+from hub.failures import Failures
 from hub.gridnode import gridnode_api
 from hub.logdesk import LogDesk
 from hub.news import News
 from hub.operators import operators_api
 from hub.problems import answer_with_problems
+from hub.refusals import Refusals
+from hub.roles import Rights
 from hub.settings import HubSettings
 from hub.store import Store
+from hub.tokens_api import tokens_api
 from hub.waiters import Waiters
 
 
@@ -23,17 +28,21 @@ def create_app(
     waiters: Waiters | None = None,
     desk: LogDesk | None = None,
     news: News | None = None,
+    refusals: Refusals | None = None,
+    failures: Failures | None = None,
 ) -> Quart:
     """The application over an open store. Close `waiters` to end all held requests."""
+    refusals = Refusals() if refusals is None else refusals
     news = News() if news is None else news
     waiters = Waiters() if waiters is None else waiters
     desk = LogDesk(waiters) if desk is None else desk
+    failures = Failures(waiters.pause) if failures is None else failures
     store.listen(waiters.wake)
 
     app = Quart("computehub", static_folder=None)
     # A path is right or it is not: no redirects from `/api/tasks/` or `//api/tasks`.
     app.url_map.merge_slashes = False
-    answer_with_problems(app)
+    answer_with_problems(app, forbidden=lambda: refusals.note(actor(request), 403))
     QuartSchema(
         app,
         redoc_ui_path=None,
@@ -52,7 +61,12 @@ def create_app(
         return Response("OK", content_type="text/plain; charset=utf-8")
 
     app.register_blueprint(operators_api(store, desk))
-    app.register_blueprint(gridnode_api(store, waiters, desk, news, prefetch=settings.prefetch))
-    door = Door(app.asgi_app, settings.token, waiters)  # type: ignore[arg-type]
+    nodes_api = gridnode_api(
+        store, waiters, desk, news, prefetch=settings.prefetch, token_ttl=settings.node_token_ttl
+    )
+    app.register_blueprint(nodes_api)
+    app.register_blueprint(tokens_api(store))
+    bearers, rights = Bearers(settings, store), Rights(app.url_map)
+    door = Door(app.asgi_app, bearers, rights, failures, refusals, waiters)  # type: ignore[arg-type]
     app.asgi_app = door  # type: ignore[method-assign, assignment]
     return app

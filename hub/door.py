@@ -1,13 +1,13 @@
 """The outermost layer of the application: what must be settled before the framework looks at a request.
 
-Who has no token learns nothing, not even which paths exist. What the framework would stumble over (targets
-that are no path, WebSockets) ends here, and so do bodies that are too large. Those are read on, up to a
-limit, and dropped: a client that is still sending never sees an answer on a connection that is reset.
+Who has no valid token learns nothing, not even which paths exist, and waits for that. Whose token does not
+allow what it asks for learns nothing of what there is. What the framework would stumble over (targets that
+are no path, WebSockets) ends here, and so do bodies that are too large. Those are read on, up to a limit, and
+dropped: a client that is still sending never sees an answer on a connection that is reset.
 """
 
 from __future__ import annotations
 
-import hmac
 import string
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -16,15 +16,19 @@ from urllib.parse import quote, urlsplit
 from quart import Request, Response
 
 from gridcore.protocol import MAX_LOG_BYTES
+from hub.bearer import Bearers
 from hub.events import Actor
+from hub.failures import Failures
 from hub.problems import http_problem
+from hub.refusals import NOBODY, Refusals
+from hub.roles import OPEN_PATHS, Rights
 from hub.waiters import Waiters
 
 MAX_BODY = 64 * 1024
 """Bytes that a request body may have."""
 
 LARGE_BODIES = {"/gridnode/logs": MAX_LOG_BYTES}
-"""The exceptions to that, for who has the token."""
+"""The exceptions to that, for who has a valid token."""
 
 MAX_DRAIN = 8 * 1024 * 1024
 """Bytes of a body that is too large which are read before it is refused."""
@@ -34,8 +38,6 @@ BODY_TIME = 20.0
 
 QUERY_CHARACTERS = string.punctuation
 """What may stand in a query as it is, besides letters and digits; other bytes are escaped."""
-
-OPEN_PATHS = frozenset({"/health"})
 
 ACTOR = "gridcore.actor"
 """Where in a request's scope stands who it is from."""
@@ -50,10 +52,21 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Door:
     """An ASGI application in front of another one."""
 
-    def __init__(self, inner: Asgi, token: str, waiters: Waiters) -> None:
+    def __init__(
+        self,
+        inner: Asgi,
+        bearers: Bearers,
+        rights: Rights,
+        failures: Failures,
+        refusals: Refusals,
+        waiters: Waiters,
+    ) -> None:
         self._inner = inner
+        self._bearers = bearers
+        self._rights = rights
+        self._failures = failures
+        self._refusals = refusals
         self._waiters = waiters
-        self._token = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -65,8 +78,9 @@ class Door:
             await self._admit({**scope, "path": path, "query_string": query.encode()}, receive, send)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_known = self._has_token(scope["headers"])
-        limit = LARGE_BODIES.get(scope["path"], MAX_BODY) if is_known else MAX_BODY
+        source = self._bearers.source(scope)
+        by = self._bearers.identify(scope["headers"], source)
+        limit = LARGE_BODIES.get(scope["path"], MAX_BODY) if by is not None else MAX_BODY
         try:
             async with self._waiters.limit(BODY_TIME):
                 body = await _read_body(receive, limit)
@@ -75,18 +89,24 @@ class Door:
             return
         except _Gone:
             return
-        if scope["path"] not in OPEN_PATHS and not is_known:
-            await _answer(http_problem(401), send)
+        refused = None if scope["path"] in OPEN_PATHS else await self._refuse(by, scope, source)
+        if refused is not None:
+            await _answer(http_problem(refused), send)
         elif body is None:
             await _answer(http_problem(413), send)
         else:
-            scope[ACTOR] = Actor("shared token", scope["client"][0] if scope.get("client") else None)
+            scope[ACTOR] = by or Actor(NOBODY, source)
             await self._inner(scope, _replay(body, receive), send)
 
-    def _has_token(self, headers: list[tuple[bytes, bytes]]) -> bool:
-        value = next((value for name, value in headers if name.lower() == b"authorization"), b"")
-        scheme, _, token = value.partition(b" ")
-        return hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"
+    async def _refuse(self, by: Actor | None, scope: Scope, source: str | None) -> int | None:
+        """The status with which this request ends here, if it does."""
+        if by is None:
+            self._refusals.note(Actor(NOBODY, source), 401)
+            return 401 if await self._failures.slow_down(source) else 429
+        if by.grant is None or self._rights.allow(by.grant.role, scope["method"], scope["path"]):
+            return None
+        self._refusals.note(by, 403)
+        return 403
 
 
 def actor(request: Request) -> Actor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import unquote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from gridcore.config import PLACEHOLDER_TOKENS
 from gridcore.logs import LogFormat
+from hub.proxies import parse_network
 
 FILE_NAME = "computehub.toml"
 SHORT_TOKEN = 16
@@ -18,6 +19,7 @@ SHORT_TOKEN = 16
 
 MEMORY = "memory:"
 _SQLITE = re.compile(r"sqlite:///(?P<path>[^?#]+)")
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9]([a-z0-9.-]*[a-z0-9])?)(:\d{1,5})?", re.ASCII)
 _BIND = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\[\]:/\s]+):(?P<port>\d{1,5})", re.ASCII)
 
 
@@ -38,6 +40,17 @@ def _check_bind(bind: str) -> str:
     return bind
 
 
+def _check_origin(origin: str) -> str:
+    if not _ORIGIN.fullmatch(origin):
+        raise ValueError("expected exact origins, such as https://grid.example or http://localhost:3000")
+    return origin
+
+
+def _check_proxy(text: str) -> str:
+    parse_network(text)
+    return text
+
+
 def _check_state(state: str) -> str:
     if state != MEMORY and not _SQLITE.fullmatch(state):
         raise ValueError(
@@ -54,6 +67,9 @@ class HubSettings(BaseModel):
 
     token: Annotated[str, AfterValidator(_check_token)] = Field(repr=False)
     """The secret that nodes and operators share with the hub; printable ASCII."""
+
+    previous_token: Annotated[str, AfterValidator(_check_token)] | None = Field(default=None, repr=False)
+    """The shared secret of before, which is still accepted while a fleet moves to `token`."""
 
     bind: Annotated[str, AfterValidator(_check_bind)] = "0.0.0.0:8080"
     """HOST:PORT to listen on; port 0 takes a free one and logs it."""
@@ -73,6 +89,30 @@ class HubSettings(BaseModel):
     prefetch: bool = False
     """Whether nodes fetch the first pending task's image while they still work on the current one."""
 
+    node_token_days: float = Field(default=365, gt=0, le=3_660)
+    """Days that a token counts which a node gets for a join token; it is renewed well before."""
+
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_check_proxy)], ...] = ()
+    """Addresses and networks of proxies whose X-Forwarded-For says where a request came from."""
+
+    tls_certificate: Path | None = None
+    """A PEM file with the hub's certificate and the chain after it; with `tls_key` the hub speaks TLS."""
+
+    tls_key: Path | None = None
+    """The PEM file of its private key, without a passphrase."""
+
+    cors_origins: tuple[Annotated[str, AfterValidator(_check_origin)], ...] = ()
+    """Origins whose pages may call `/api` from a browser: exact, lower case, without a path."""
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            given, missing = (
+                ("tls_certificate", "tls_key") if self.tls_certificate else ("tls_key", "tls_certificate")
+            )
+            raise ValueError(f"{missing}: missing, and {given} is given: TLS needs both, or neither for HTTP")
+        return self
+
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of `bind`."""
@@ -84,6 +124,16 @@ class HubSettings(BaseModel):
         """The SQLite file, or None for `memory:`."""
         match = _SQLITE.fullmatch(self.state)
         return Path(unquote(match["path"])) if match else None
+
+    @property
+    def shared_tokens(self) -> tuple[str, ...]:
+        """The shared secrets that are accepted: `token`, and `previous_token` if there is one."""
+        return (self.token,) if self.previous_token is None else (self.token, self.previous_token)
+
+    @property
+    def node_token_ttl(self) -> float:
+        """`node_token_days` in seconds."""
+        return self.node_token_days * 86_400
 
     @property
     def node_retention(self) -> float:
@@ -102,6 +152,9 @@ EXAMPLE = """\
 # The secret that nodes and operators share with this hub.
 token = "{token}"
 
+# While nodes and operators move to a new `token`: the one of before, which is still accepted.
+# previous_token = "..."
+
 # Where to listen: HOST:PORT. Use 127.0.0.1:8080 behind a proxy on this machine.
 bind = "0.0.0.0:8080"
 
@@ -116,6 +169,16 @@ state = "sqlite:////var/lib/idm-gridcore/hub.db"
 
 # Days after which the audit trail forgets an event.
 # event_retention_days = 90
+
+# Days that a token counts which a node gets for a join token; it is renewed well before.
+# node_token_days = 365
+
+# Proxies in front of this hub whose X-Forwarded-For is believed.
+# trusted_proxies = ["127.0.0.1"]
+
+# Speak TLS: PEM files, the certificate with its chain. `kill -HUP` (systemctl reload) reads them again.
+# tls_certificate = "/etc/idm-gridcore/hub.pem"
+# tls_key = "/etc/idm-gridcore/hub.key"
 
 # Whether nodes fetch the next task's image early, so that a switch does not wait for the network.
 # prefetch = false

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from hub.app import create_app
+from hub.failures import Failures
 from hub.logdesk import LogDesk
 from hub.settings import HubSettings
 from hub.store_local import open_memory
@@ -38,6 +39,10 @@ PATHS = (
     "/api/nodes/new/resume",
     "/api/nodes/new/logs",
     "/api/problems",
+    "/api/tokens",
+    "/api/tokens/a",
+    "/api/keys",
+    "/api/keys/a",
     "/gridnode/register",
     "/gridnode/heartbeat",
     "/gridnode/deregister",
@@ -49,7 +54,7 @@ FIELDS = (
     "name", "image", "images", "input_redis", "input_queue", "env", "command", "memory", "stop_timeout",
     "task", "generation", "node_id", "hostname", "architecture", "cpu_count", "platform", "labels", "machine",
     "status", "active_containers", "errors", "reason", "containers", "warnings", "paused", "id", "text",
-    "error", "agent_version", "pull_policy",
+    "error", "agent_version", "pull_policy", "role", "ttl", "node",
 )  # fmt: skip
 
 any_text = st.text(st.characters(codec=None, exclude_categories=()), max_size=40)  # lone surrogates too
@@ -103,6 +108,10 @@ headers = st.lists(
 )
 
 
+async def no_pause(_seconds: float) -> None:
+    """For those who have no token, too."""
+
+
 class Subject:
     """A hub that has a node, a current task and pending ones; it outlives the examples, for speed."""
 
@@ -110,7 +119,13 @@ class Subject:
         self._runner = runner
         waiters = Waiters()
         configured = HubSettings(token=TOKEN, state="memory:", prefetch=True)
-        self._app = create_app(configured, open_memory(), waiters, LogDesk(waiters, patience=0.001))
+        self._app = create_app(
+            configured,
+            open_memory(),
+            waiters,
+            LogDesk(waiters, patience=0.001),
+            failures=Failures(no_pause),
+        )
         for name in ("a", "b"):
             self.ask("POST", "/api/tasks", body=json.dumps({"name": name, "image": "x:1"}).encode())
         self.ask("POST", "/api/tasks/next")
