@@ -13,6 +13,7 @@ import structlog
 
 from gridcore import __version__, config, logs
 from gridcore.errors import EXIT_CONFIG, ConfigError
+from hub.certificates import read_pair
 from hub.settings import EXAMPLE, FILE_NAME, SHORT_TOKEN, HubSettings
 
 CONFIG_OPTION = click.option(
@@ -49,6 +50,8 @@ def main(context: click.Context, config_path: Path | None, check: bool) -> None:
         path = _find(config_path)
         settings = config.load(HubSettings, path)
         if check:
+            if settings.tls_certificate is not None and settings.tls_key is not None:
+                read_pair(settings.tls_certificate, settings.tls_key)
             click.echo(f"{path}: valid")
             return
         logs.configure(settings.log_format)

@@ -23,13 +23,20 @@ from hypercorn.config import Config
 
 from gridcore import __version__, systemd
 from gridcore.errors import ConfigError
+from hub import token_operations
 from hub.app import create_app
 from hub.errors import StoreUnavailable
 from hub.journal_sqlite import open_sqlite
+from hub.logdesk import Desk, LogDesk
+from hub.logdesk_redis import SharedLogDesk
 from hub.news import News, log_nodes, tell
+from hub.refusals import Refusals, tell_refusals
 from hub.settings import HubSettings
+from hub.state import ids_of
 from hub.store import Store
-from hub.store_local import LocalStore, open_memory
+from hub.store_local import open_memory
+from hub.store_redis import RedisStore, open_redis
+from hub.tls import LOOK_INTERVAL, Tls, TlsConfig, ignore_failed_handshakes
 from hub.waiters import Waiters
 
 SWEEP_INTERVAL = 5.0
@@ -53,20 +60,31 @@ BACKLOG = 4096
 log = structlog.get_logger()
 
 
-async def open_store(settings: HubSettings) -> LocalStore:
+async def open_store(settings: HubSettings) -> Store:
     """The store that the settings name. Raises ConfigError."""
+    if settings.redis is not None:
+        return await open_redis(settings.redis)
     return open_memory() if settings.database is None else await open_sqlite(settings.database)
+
+
+def open_desk(store: Store, waiters: Waiters) -> Desk:
+    """The log desk that belongs to a store."""
+    return SharedLogDesk(store, waiters) if isinstance(store, RedisStore) else LogDesk(waiters)
 
 
 async def serve(settings: HubSettings) -> None:
     """Run the hub until SIGTERM or SIGINT.
 
     Raises:
-        ConfigError: the address or the state cannot be used.
+        ConfigError: the address, the certificate or the state cannot be used.
     """
     stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stopping.set)
+    tls = open_tls(settings)
+    loop.add_signal_handler(signal.SIGHUP, tls.reload if tls else _nothing_to_reload)
+    loop.set_exception_handler(ignore_failed_handshakes)
     listener = bind(settings)
     try:
         store = await open_store(settings)
@@ -74,7 +92,7 @@ async def serve(settings: HubSettings) -> None:
         listener.close()
         raise
     try:
-        await _run(settings, store, listener, stopping)
+        await _run(settings, store, listener, tls, stopping)
     finally:
         try:
             await store.close()
@@ -83,19 +101,27 @@ async def serve(settings: HubSettings) -> None:
     log.info("stopped")
 
 
-async def _run(settings: HubSettings, store: Store, listener: socket.socket, stopping: asyncio.Event) -> None:
+async def _run(
+    settings: HubSettings, store: Store, listener: socket.socket, tls: Tls | None, stopping: asyncio.Event
+) -> None:
     waiters = Waiters()
     news = News()
-    app = create_app(settings, store, waiters, news=news)
+    refusals = Refusals()
+    app = create_app(settings, store, waiters, desk=open_desk(store, waiters), news=news, refusals=refusals)
 
     async def sweep() -> None:
         await tell(store, news)
+        await tell_refusals(store, refusals)
         swept = await store.sweep(settings.node_retention)
+        if swept.forgotten:
+            ended = token_operations.bound_to(ids_of(swept.forgotten), await store.tokens())
+            await store.run(token_operations.revoke_tokens(ended))
         log_nodes("offline", swept.silent)
         log_nodes("forgotten", swept.forgotten)
 
     async def clean_up() -> None:
         await store.forget_events(time.time() - settings.event_retention)
+        await store.run(token_operations.drop_expired(await store.tokens(), time.time()))
 
     host, port = listener.getsockname()[:2]
     log.info(
@@ -104,19 +130,23 @@ async def _run(settings: HubSettings, store: Store, listener: socket.socket, sto
     # Thousands of held requests are long-lived objects: looking through them often costs more than it frees.
     gc.set_threshold(50_000, 20, 100)
     async with asyncio.TaskGroup() as loops:
-        loops.create_task(_answer_requests(app, listener, stopping), name="http")
+        loops.create_task(_answer_requests(app, listener, tls, stopping), name="http")
         loops.create_task(_repeat(sweep, SWEEP_INTERVAL, stopping), name="sweep")
         loops.create_task(_repeat(clean_up, CLEAN_INTERVAL, stopping), name="clean-up")
         loops.create_task(_repeat(store.flush, FLUSH_INTERVAL, stopping), name="flush")
+        if tls is not None:
+            loops.create_task(_repeat(tls.look, LOOK_INTERVAL, stopping), name="certificate")
         systemd.notify("READY=1")
         await stopping.wait()
         systemd.notify("STOPPING=1")
         waiters.close()
 
 
-async def _answer_requests(app: Any, listener: socket.socket, stopping: asyncio.Event) -> None:
+async def _answer_requests(
+    app: Any, listener: socket.socket, tls: Tls | None, stopping: asyncio.Event
+) -> None:
     """Serve until `stopping`, and then for GRACE seconds at most."""
-    config = Config()
+    config = TlsConfig(tls) if tls else Config()
     config.bind = [f"fd://{listener.detach()}"]
     config.backlog = BACKLOG
     config.keep_alive_timeout = KEEP_ALIVE
@@ -146,6 +176,17 @@ async def _repeat(step: Callable[[], Awaitable[None]], interval: float, stopping
             await step()
         except StoreUnavailable as error:
             log.warning("the state could not be written", error=str(error))
+
+
+def open_tls(settings: HubSettings) -> Tls | None:
+    """The certificate and key that the settings name, or None where they name none. Raises ConfigError."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return Tls(settings.tls_certificate, settings.tls_key)
+
+
+def _nothing_to_reload() -> None:
+    log.info("SIGHUP changes nothing: no certificate is configured, and other settings need a restart")
 
 
 def bind(settings: HubSettings) -> socket.socket:

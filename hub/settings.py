@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from gridcore.config import PLACEHOLDER_TOKENS
 from gridcore.logs import LogFormat
 from hub.proxies import parse_network
+from hub.redis_url import RedisTarget, parse_redis
 
 FILE_NAME = "computehub.toml"
 SHORT_TOKEN = 16
@@ -52,10 +53,10 @@ def _check_proxy(text: str) -> str:
 
 
 def _check_state(state: str) -> str:
-    if state != MEMORY and not _SQLITE.fullmatch(state):
+    if state != MEMORY and not _SQLITE.fullmatch(state) and parse_redis(state) is None:
         raise ValueError(
-            "expected sqlite:////absolute/path/hub.db, sqlite:///relative.db, "
-            "or memory: (which forgets everything at the end)"
+            "expected sqlite:////absolute/path/hub.db, sqlite:///relative.db, redis://host:6379/0 (also rediss, "
+            "redis+sentinel, redis+cluster), or memory: (which forgets everything at the end)"
         )
     return state
 
@@ -74,8 +75,10 @@ class HubSettings(BaseModel):
     bind: Annotated[str, AfterValidator(_check_bind)] = "0.0.0.0:8080"
     """HOST:PORT to listen on; port 0 takes a free one and logs it."""
 
-    state: Annotated[str, AfterValidator(_check_state)] = "sqlite:////var/lib/idm-gridcore/hub.db"
-    """Where tasks and nodes are kept: `sqlite:///…` or `memory:`."""
+    state: Annotated[str, AfterValidator(_check_state)] = Field(
+        default="sqlite:////var/lib/idm-gridcore/hub.db", repr=False
+    )
+    """Where tasks and nodes are kept: `sqlite:///…`, `redis://…` (`redis_url.py`) or `memory:`."""
 
     log_format: LogFormat = "text"
     """`text` for people and the journal, `json` for machines; on standard error."""
@@ -121,9 +124,14 @@ class HubSettings(BaseModel):
 
     @property
     def database(self) -> Path | None:
-        """The SQLite file, or None for `memory:`."""
+        """The SQLite file, or None for another kind of state."""
         match = _SQLITE.fullmatch(self.state)
         return Path(unquote(match["path"])) if match else None
+
+    @property
+    def redis(self) -> RedisTarget | None:
+        """The Redis that several hubs share, or None for another kind of state."""
+        return parse_redis(self.state)
 
     @property
     def shared_tokens(self) -> tuple[str, ...]:
@@ -158,7 +166,8 @@ token = "{token}"
 # Where to listen: HOST:PORT. Use 127.0.0.1:8080 behind a proxy on this machine.
 bind = "0.0.0.0:8080"
 
-# Where tasks and nodes are kept: an SQLite file (its directory must exist), or "memory:" to try things out.
+# Where tasks and nodes are kept: an SQLite file (its directory must exist), a Redis that several hubs share
+# ("redis://:password@host:6379/0", see docs/configuration-hub.md), or "memory:" to try things out.
 state = "sqlite:////var/lib/idm-gridcore/hub.db"
 
 # "text" for people and the journal, "json" for machines.
