@@ -10,7 +10,7 @@ from hub.bearer import Bearers
 from hub.door import Door, actor
 from hub.failures import Failures
 from hub.gridnode import gridnode_api
-from hub.logdesk import LogDesk
+from hub.logdesk import Desk, LogDesk
 from hub.news import News
 from hub.operators import operators_api
 from hub.problems import answer_with_problems
@@ -26,7 +26,7 @@ def create_app(
     settings: HubSettings,
     store: Store,
     waiters: Waiters | None = None,
-    desk: LogDesk | None = None,
+    desk: Desk | None = None,
     news: News | None = None,
     refusals: Refusals | None = None,
     failures: Failures | None = None,

@@ -27,7 +27,7 @@ from hub import operations, token_operations
 from hub.bodies import read_message
 from hub.door import actor
 from hub.events import Actor
-from hub.logdesk import LogDesk
+from hub.logdesk import Desk
 from hub.longpoll import Known, parse_wait
 from hub.news import News
 from hub.operators import answer, no_content
@@ -46,7 +46,7 @@ log = structlog.get_logger()
 
 
 def gridnode_api(
-    store: Store, waiters: Waiters, desk: LogDesk, news: News, *, prefetch: bool, token_ttl: float
+    store: Store, waiters: Waiters, desk: Desk, news: News, *, prefetch: bool, token_ttl: float
 ) -> Blueprint:
     """The routes, over this store; `waiters` are the held requests, `desk` is what nodes are asked for, and
     `news` takes what is told later. Nodes' own tokens count `token_ttl` seconds."""
@@ -106,7 +106,7 @@ def gridnode_api(
             known=beat.known,
             drain=beat.drain,
             logs=await desk.take(message.node_id) if beat.known else [],
-            prefetch=upcoming.image(await store.tasks(), message.node_id, beat.platform)
+            prefetch=upcoming.image(store.latest_tasks, message.node_id, beat.platform)
             if prefetch
             else None,
             token=await _renewal(by) if beat.known else None,
@@ -149,9 +149,11 @@ def gridnode_api(
     async def _wait_for_news(asker: str | None, waiter: Waiter, deadline: float) -> _Found:
         """What is current once the client does not know it, its node is to be nudged, or time is up."""
         # The waiter was there before this looks, so nothing that happens in between is missed.
-        tasks = await store.tasks()
+        tasks = store.latest_tasks
         arrival = tasks.assigned(asker).revision
         known = Known(",".join(request.headers.getlist("If-None-Match")), arrival)
+        if arrival not in known:  # or another hub has told the node already what this one has not seen yet
+            tasks = await store.tasks()
         while tasks.assigned(asker).revision in known:
             if deadline <= asyncio.get_running_loop().time():
                 return _Found(tasks)
@@ -160,7 +162,7 @@ def gridnode_api(
             if waiters.is_closed:
                 return _Found(tasks)
             await waiter.wait(deadline)
-            tasks = await store.tasks()
+            tasks = store.latest_tasks
         return _Found(tasks, is_new=True)
 
     @api.post("/deregister")

@@ -2,8 +2,8 @@
 
 Only nodes call hubs. So an operator's question is left here, goes out with the node's next heartbeat (which
 a held request that ends early makes come at once), and the node's own request brings the answer. Questions
-live as long as somebody waits for them, in the memory of this process: nothing of a log is ever kept. Its
-methods are awaited, so that a desk that several hubs share can take its place.
+live as long as somebody waits for them, and nothing of a log is ever kept. The desk of one hub is its memory;
+that of several is in `logdesk_redis.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from gridcore.protocol import LogOrder, LogsMessage
 from hub.errors import NodeSilent, Stopping, TooManyOrders
@@ -29,6 +30,28 @@ def new_order_id() -> str:
     return secrets.token_hex(16)
 
 
+class Desk(Protocol):
+    """The questions of operators to nodes. With a shared one, all may raise StoreUnavailable."""
+
+    async def ask(self, node_id: str, instance: int, lines: int, previous: int) -> LogsMessage:
+        """What the node answers.
+
+        Raises:
+            TooManyOrders: MOST others wait for this node.
+            NodeSilent: no answer came in time.
+            Stopping: the hub ends.
+        """
+
+    async def take(self, node_id: str) -> list[LogOrder]:
+        """What this node is to be asked, each question once."""
+
+    async def take_nudge(self, node_id: str) -> bool:
+        """Whether a question waits that has ended no held request yet; True only once a question."""
+
+    async def answer(self, message: LogsMessage) -> bool:
+        """Hand an answer to who waits for it; False if nobody waits, or another node was asked."""
+
+
 @dataclass(slots=True)
 class _Question:
     order: LogOrder
@@ -38,7 +61,7 @@ class _Question:
 
 
 class LogDesk:
-    """The questions of this hub's operators to its nodes."""
+    """The Desk of one hub."""
 
     def __init__(
         self, waiters: Waiters, patience: float = PATIENCE, order_id: Callable[[], str] = new_order_id
@@ -52,13 +75,6 @@ class LogDesk:
         return sum(len(questions) for questions in self._questions.values())
 
     async def ask(self, node_id: str, instance: int, lines: int, previous: int) -> LogsMessage:
-        """What the node answers.
-
-        Raises:
-            TooManyOrders: MOST others wait for this node.
-            NodeSilent: no answer came in time.
-            Stopping: the hub ends.
-        """
         order = LogOrder(id=self._order_id(), instance=instance, lines=lines, previous=previous)
         questions = self._questions.setdefault(node_id, {})
         if len(questions) >= MOST:
@@ -77,21 +93,18 @@ class LogDesk:
                 self._questions.pop(node_id, None)
 
     async def take(self, node_id: str) -> list[LogOrder]:
-        """What this node is to be asked, each question once."""
         untold = self._untold(node_id)
         for question in untold:
             question.is_told = True
         return [question.order for question in untold]
 
     async def take_nudge(self, node_id: str) -> bool:
-        """Whether a question waits that has ended no held request yet; True only once a question."""
         waiting = [question for question in self._untold(node_id) if not question.nudged]
         for question in waiting:
             question.nudged = True
         return bool(waiting)
 
     async def answer(self, message: LogsMessage) -> bool:
-        """Hand an answer to who waits for it; False if nobody waits, or another node was asked."""
         question = self._questions.get(message.node_id, {}).get(message.id)
         if question is None or question.answer.done():
             return False

@@ -19,7 +19,7 @@ from hub.bodies import read_message, read_optional_message, read_query
 from hub.causes import find_causes, recent_since
 from hub.door import actor
 from hub.errors import InvalidFields, NodeOffline, NoLog, NotSupported
-from hub.logdesk import LogDesk
+from hub.logdesk import Desk
 from hub.redaction import hiding
 from hub.registry import Node
 from hub.store import Store
@@ -66,7 +66,7 @@ def no_content(status: int, headers: Mapping[str, str] | None = None) -> Respons
     return response
 
 
-def operators_api(store: Store, desk: LogDesk) -> Blueprint:
+def operators_api(store: Store, desk: Desk) -> Blueprint:
     """The routes, over this store; at the `desk` operators wait for logs."""
     api = Blueprint("operators", __name__, url_prefix="/api")
 

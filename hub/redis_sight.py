@@ -55,7 +55,11 @@ class Sight:
 
     def script(self, script: Script, *values: Any) -> Command:
         """The command that has Redis do a script."""
-        return ("EVALSHA", script.digest, 1, f"{self._target.prefix}state", *values)
+        return ("EVALSHA", script.digest, 1, self.key("state"), *values)
+
+    def key(self, name: str) -> str:
+        """A key of ours."""
+        return f"{self._target.prefix}{name}"
 
     @property
     def at(self) -> str:

@@ -55,8 +55,8 @@ def _check_proxy(text: str) -> str:
 def _check_state(state: str) -> str:
     if state != MEMORY and not _SQLITE.fullmatch(state) and parse_redis(state) is None:
         raise ValueError(
-            "expected sqlite:////absolute/path/hub.db, sqlite:///relative.db, redis://host:6379/0 (also rediss, "
-            "redis+sentinel, redis+cluster), or memory: (which forgets everything at the end)"
+            "expected sqlite:////absolute/path/hub.db, sqlite:///relative.db, redis://host:6379/0 (also "
+            "rediss, redis+sentinel, redis+cluster), or memory: (which forgets everything at the end)"
         )
     return state
 

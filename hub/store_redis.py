@@ -87,7 +87,6 @@ class RedisStore:
         self.hub_id = secrets.token_hex(8)
         self.sight = Sight(target, self.hub_id, clock, TaskList.empty(entropy()).revision)
         self._link = self.sight.link
-        self._prefix = target.prefix
         self._replicas = target.replicas
         self._entropy = entropy
         self._new_id = node_id
@@ -110,7 +109,7 @@ class RedisStore:
         return self.sight.known.tasks
 
     async def nodes(self) -> Sequence[Node]:
-        (ids,) = await self._link.call(("ZRANGE", f"{self._prefix}joined", 0, -1))
+        (ids,) = await self._link.call(("ZRANGE", self.sight.key("joined"), 0, -1))
         return await self._nodes(ids)
 
     async def node(self, node_id: str) -> Node:
@@ -153,7 +152,7 @@ class RedisStore:
         return self.sight.known.access
 
     async def tokens(self) -> Sequence[TokenRecord]:
-        (texts,) = await self._link.call(("HVALS", f"{self._prefix}tokens"))
+        (texts,) = await self._link.call(("HVALS", self.sight.key("tokens")))
         tokens = [codec.load_token(json.loads(text)) for text in texts]
         return sorted(tokens, key=lambda token: (token.created, token.id))
 
@@ -163,7 +162,7 @@ class RedisStore:
         while span is not None and len(found) < query.limit:
             command = "XREVRANGE" if query.after is None else "XRANGE"
             (rows,) = await self._link.call(
-                (command, f"{self._prefix}events", *span, "COUNT", EVENTS_AT_ONCE)
+                (command, self.sight.key("events"), *span, "COUNT", EVENTS_AT_ONCE)
             )
             for place, (_field, text) in rows:
                 event = codec.load_event(json.loads(text))
@@ -173,7 +172,7 @@ class RedisStore:
         return found[: query.limit]
 
     async def forget_events(self, before: float) -> int:
-        command = ("XTRIM", f"{self._prefix}events", "MINID", f"{max(0, int(before * 1000))}-0")
+        command = ("XTRIM", self.sight.key("events"), "MINID", f"{max(0, int(before * 1000))}-0")
         (dropped,) = await self._link.call(command, changes=True)
         return int(dropped)
 
