@@ -116,6 +116,16 @@ class _RunFields(BaseModel):
 
 
 _ADDITIONS = ("env", "command", "memory", "parallelism", "gpus", "stop_timeout", "pull_policy")
+_QUEUES = ("input_redis", "input_queue", "output_redis", "output_queue")
+
+
+class AutoFinish(BaseModel):
+    """When the hub finishes a task by itself: a guess, made from its queues. Operators' side only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    idle: float = Field(ge=10, le=2_592_000)
+    """Seconds that the input must have been empty and the output unchanged."""
 
 
 class TaskDefinition(_RunFields):
@@ -127,6 +137,15 @@ class TaskDefinition(_RunFields):
     image: OptionalImage = None
     images: dict[Literal["linux/amd64", "linux/arm64", "linux/arm/v7"], Image] | None = None
     """An image for each platform; one that is missing falls back to `image`."""
+    auto_finish: AutoFinish | None = None
+    """Finish when the queues stand still; off unless it is there."""
+
+    @model_validator(mode="after")
+    def _has_queues_to_look_at(self) -> TaskDefinition:
+        missing = [name for name in _QUEUES if getattr(self, name) is None]
+        if self.auto_finish is not None and missing:
+            raise ValueError(f"`auto_finish` looks at the queues: set {', '.join(missing)}")
+        return self
 
     @model_validator(mode="after")
     def _has_an_image(self) -> TaskDefinition:
@@ -177,11 +196,12 @@ class TaskConfig(_RunFields):
 
 
 class TaskGuard(BaseModel):
-    """The optional body of `next` and `finish`: act only if this is still the current task."""
+    """The optional body of `next` and `finish`: act only if this is still what is current."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    task: TaskName
+    task: TaskName | None
+    """None: only if nothing is current."""
     generation: str | None = None
 
 

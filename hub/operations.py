@@ -11,7 +11,7 @@ from hub.errors import NotSupported, UnknownNode
 from hub.events import Event, name_nodes
 from hub.registry import Node, Presence, Registration
 from hub.state import EVERYONE, Change, Moment, Operation, Outcome, View, ids_of
-from hub.tasklist import Switch, Task
+from hub.tasklist import Switch, Task, TaskList
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def start_next(guard: TaskGuard | None = None) -> Operation[Switch]:
 
     def decide(view: View, at: Moment) -> Outcome[Switch]:
         tasks, switch = view.tasks.start_next(guard, at.entropy(), at.now.wall)
-        return Outcome(switch, Change(tasks, events=_switched(at, "next", switch)), EVERYONE)
+        return switched(view, at, tasks, switch, "next")
 
     return Operation(decide)
 
@@ -67,14 +67,20 @@ def finish(guard: TaskGuard | None = None) -> Operation[Switch]:
 
     def decide(view: View, at: Moment) -> Outcome[Switch]:
         tasks, switch = view.tasks.finish(guard, at.entropy(), at.now.wall)
-        return Outcome(switch, Change(tasks, events=_switched(at, "finish", switch)), EVERYONE)
+        return switched(view, at, tasks, switch, "finish")
 
     return Operation(decide)
 
 
-def _switched(at: Moment, how: str, switch: Switch) -> tuple[Event, ...]:
-    detail = {"by": how, "previous": switch.previous, "current": switch.current}
-    return at.tell("switched", task=switch.current, detail=detail)
+def switched(view: View, at: Moment, tasks: TaskList, switch: Switch, by: str) -> Outcome[Switch]:
+    """The outcome of a switch to this list, called `by`; one that starts what was tried is a promotion."""
+    detail = {"by": by, "previous": switch.previous, "current": switch.current}
+    events = at.tell("switched", task=switch.current, detail=detail)
+    canary = view.tasks.canary
+    if canary is not None and tasks.canary is None:
+        detail = {"by": by, "state": canary.state, **name_nodes(list(canary.nodes))}
+        events += at.tell("canary-promoted", task=canary.task, detail=detail)
+    return Outcome(switch, Change(tasks, events=events), EVERYONE)
 
 
 # --- What nodes say ----------------------------------------------------------------------------------------

@@ -17,8 +17,10 @@ Hide = Callable[[str], str]
 
 
 def hiding(tasks: TaskList) -> Hide:
-    """What hides the secrets of all tasks in a text; of completed ones, too, since their logs are kept."""
-    known = {secret for task in tasks.tasks for secret in secrets_of(task.definition)}
+    """What hides the secrets of all tasks in a text; of completed ones and of former definitions, too, since
+    their logs are kept."""
+    definitions = (definition for task in tasks.tasks for definition in (task.definition, *task.earlier))
+    known = {secret for definition in definitions for secret in secrets_of(definition)}
     # A list of nodes has very many texts, so what is the same for all is done once. The longest first: a
     # secret may begin with another one.
     secrets = sorted((secret for secret in known if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)

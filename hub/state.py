@@ -22,6 +22,9 @@ V = TypeVar("V")
 EVERYONE = ""
 """Whose held requests end: stands where a node's id could, since no node has an empty one."""
 
+BLANK = " "
+"""Between the ids of several nodes whose held requests end; no id holds one."""
+
 AUDIT = "\0events"
 """Stands there too, for those who follow the audit trail."""
 
@@ -45,7 +48,8 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T_co]):
-    """What an operation decided. `wake` is whose held requests end: a node's id, or EVERYONE."""
+    """What an operation decided. `wake` is whose held requests end: a node's id, several (`wake_of`), or
+    EVERYONE."""
 
     answer: T_co
     change: Change = Change()
@@ -217,6 +221,11 @@ def _put(kept: dict[str, V], changed: Mapping[str, V | None]) -> None:
             kept.pop(key, None)
         else:
             kept[key] = value
+
+
+def wake_of(node_ids: Iterable[str]) -> str | None:
+    """What wakes the held requests of these nodes, and no others."""
+    return BLANK.join(node_ids) or None
 
 
 def ids_of(nodes: Iterable[Node]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
-from hub.state import EVERYONE
+from hub.state import BLANK, EVERYONE
 
 
 class Waiter:
@@ -53,8 +53,11 @@ class Waiters:
                 del self._by_node[key]
 
     def wake(self, whom: str) -> None:
-        """Wake the requests of one node, or those of EVERYONE."""
-        concerned = self._by_node.values() if whom == EVERYONE else [self._by_node.get(whom, set())]
+        """Wake the requests of a node, of several (`state.wake_of`), or of EVERYONE."""
+        if whom == EVERYONE:
+            concerned = list(self._by_node.values())
+        else:
+            concerned = [self._by_node.get(node_id, set()) for node_id in whom.split(BLANK)]
         for waiters in concerned:
             for waiter in waiters:
                 waiter.wake()
