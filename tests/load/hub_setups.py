@@ -47,6 +47,11 @@ class Service:
         """Bytes."""
         return (memory(self.process.pid) or {"Rss": 0})["Rss"]
 
+    @property
+    def descriptors(self) -> int:
+        """Open files and connections."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
     def close(self) -> None:
         """End it."""
         if self.process.poll() is None:
@@ -85,6 +90,19 @@ class Running:
     def resident(self) -> int:
         """Bytes, of all hubs."""
         return sum(hub.resident for hub in self.hubs)
+
+    @property
+    def descriptors(self) -> int:
+        """Open files and connections of all hubs."""
+        return sum(hub.descriptors for hub in self.hubs)
+
+    def settle(self, cores: float = 0.05) -> None:
+        """Return once the hubs take no more than that; 20 s at most."""
+        for _ in range(40):
+            spent = self.cpu
+            time.sleep(0.5)
+            if self.cpu - spent <= cores * 0.5:
+                return
 
     def line_up(self, tasks: int) -> None:
         """So many tasks, the first of them current."""
