@@ -14,6 +14,7 @@ import structlog
 from gridcore import __version__, config, logs
 from gridcore.errors import EXIT_CONFIG, ConfigError
 from hub.certificates import read_pair
+from hub.cli_tokens import key, token
 from hub.settings import EXAMPLE, FILE_NAME, SHORT_TOKEN, HubSettings
 
 CONFIG_OPTION = click.option(
@@ -40,6 +41,11 @@ def main(context: click.Context, config_path: Path | None, check: bool) -> None:
       computehub init                 write a configuration with a fresh token
       computehub                      run until Ctrl-C (or SIGTERM)
       curl http://localhost:8080/health
+
+    \b
+    While it runs:
+      computehub token create --role operator --ttl 30d --name alice
+      computehub token --help         who may do what
 
     Exit codes: 0 stopped as asked, 78 the configuration cannot be used, 1 anything else.
     """
@@ -104,6 +110,10 @@ def _config_errors() -> Iterator[None]:
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(EXIT_CONFIG)
+
+
+main.add_command(token)
+main.add_command(key)
 
 
 if __name__ == "__main__":
