@@ -12,13 +12,15 @@ from hub.failures import Failures
 from hub.gridnode import gridnode_api
 from hub.logdesk import Desk, LogDesk
 from hub.news import News
-from hub.operators import operators_api
+from hub.nodes_api import nodes_api
 from hub.problems import answer_with_problems
 from hub.refusals import Refusals
 from hub.roles import Rights
 from hub.settings import HubSettings
 from hub.store import Store
+from hub.tasks_api import tasks_api
 from hub.tokens_api import tokens_api
+from hub.trail import trail_api
 from hub.waiters import Waiters
 
 
@@ -60,13 +62,16 @@ def create_app(
         """Whether the hub is alive; needs no token."""
         return Response("OK", content_type="text/plain; charset=utf-8")
 
-    app.register_blueprint(operators_api(store, desk))
-    nodes_api = gridnode_api(
+    app.register_blueprint(tasks_api(store))
+    app.register_blueprint(nodes_api(store, desk))
+    gridnode = gridnode_api(
         store, waiters, desk, news, prefetch=settings.prefetch, token_ttl=settings.node_token_ttl
     )
-    app.register_blueprint(nodes_api)
+    app.register_blueprint(gridnode)
     app.register_blueprint(tokens_api(store))
-    bearers, rights = Bearers(settings, store), Rights(app.url_map)
+    bearers = Bearers(settings, store)
+    app.register_blueprint(trail_api(store, waiters, bearers))
+    rights = Rights(app.url_map)
     door = Door(app.asgi_app, bearers, rights, failures, refusals, waiters)  # type: ignore[arg-type]
     app.asgi_app = door  # type: ignore[method-assign, assignment]
     return app

@@ -30,24 +30,42 @@ async def read_optional_message(request: Request, model: type[M]) -> M | None:
     return parse_message(body, model) if body.strip() else None
 
 
+async def read_object(request: Request) -> dict[str, Any]:
+    """The JSON object in the body, its fields unseen. Raises MalformedBody."""
+    return _parse_object(await _read_bytes(request))
+
+
+async def read_optional_object(request: Request) -> dict[str, Any] | None:
+    """Like `read_object`; None if there is no body, or nothing but white space."""
+    body = await _read_bytes(request)
+    return _parse_object(body) if body.strip() else None
+
+
 def read_query(request: Request, model: type[M]) -> M:
     """The query as a message; of a parameter that is given twice neither is taken.
 
     Raises:
         InvalidFields: a parameter is wrong, unknown or given twice.
     """
-    twice = [name for name in request.args if len(request.args.getlist(name)) > 1]
+    return parse_query(request, model, several=frozenset())
+
+
+def parse_query(request: Request, model: type[M], several: frozenset[str]) -> M:
+    """Like `read_query`; those in `several` may be given more than once, and are lists."""
+    given = {name: request.args.getlist(name) for name in request.args}
+    twice = [name for name, values in given.items() if len(values) > 1 and name not in several]
     if twice:
         raise InvalidFields([{"field": name[:80], "message": "given more than once"} for name in twice])
-    return _validate(dict(request.args), model)
+    return validate({name: values if name in several else values[0] for name, values in given.items()}, model)
 
 
 def parse_message(body: bytes, model: type[M]) -> M:
     """The message in these bytes. Raises as `read_message` does."""
-    return _validate(_parse_object(body), model)
+    return validate(_parse_object(body), model)
 
 
-def _validate(value: dict[str, Any], model: type[M]) -> M:
+def validate(value: dict[str, Any], model: type[M]) -> M:
+    """The message that these JSON values are. Raises InvalidFields."""
     try:
         return model.model_validate(value)
     except ValidationError as error:

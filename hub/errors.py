@@ -25,9 +25,11 @@ GridCoreError
 │   ├── NoLog            the node has no such log, and says why
 │   ├── TooManyOrders    too many operators wait for logs of one node
 │   ├── NodeSilent       the node did not bring the log in time
+│   ├── TooManyStreams   too many clients follow the audit trail
 │   ├── Stopping         the hub ends, and answers what it holds
 │   ├── MalformedBody    the body is no JSON object in UTF-8
 │   └── InvalidFields    it is one, but its fields are wrong; `errors` names each
+├── PartlyDone           many nodes were to be ordered, and the state was lost on the way
 └── StoreUnavailable     the state could not be read or written; nothing has changed
     └── OutcomeUnknown   or it has: the state was lost from sight in between
 """
@@ -238,6 +240,18 @@ class NodeSilent(Refused):
         )
 
 
+class TooManyStreams(Refused):
+    """As many clients follow the audit trail as this hub serves."""
+
+    retry_after = 30
+    """Seconds: streams end when their clients go, and nobody knows when that is."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"{most} clients follow the audit trail of this hub already. Ask for pages instead, or try again."
+        )
+
+
 class Stopping(Refused):
     """The hub ends while somebody waits."""
 
@@ -258,6 +272,18 @@ class InvalidFields(Refused):
     def __init__(self, errors: list[dict[str, str]]) -> None:
         super().__init__("Correct the fields that `errors` names, and send the request again.")
         self.errors = errors
+
+
+class PartlyDone(GridCoreError):
+    """Of many nodes only some have their order."""
+
+    retry_after = 5
+    """Seconds."""
+
+    def __init__(self, done: int, of: int) -> None:
+        super().__init__(
+            f"Of {of} nodes the first {done} have their order. Send the request again: what is done stays done."
+        )
 
 
 class StoreUnavailable(GridCoreError):

@@ -67,6 +67,10 @@ class EventQuery:
     task: str | None = None
     node: str | None = None
     who: str | None = None
+    since: float | None = None
+    """Seconds since the epoch; at this time or later."""
+    until: float | None = None
+    """Before this time."""
     limit: int = 100
 
     def takes(self, event: Event) -> bool:
@@ -76,6 +80,8 @@ class EventQuery:
             and self.task in (None, event.task)
             and self.node in (None, event.node)
             and self.who in (None, event.who)
+            and (self.since is None or event.time >= self.since)
+            and (self.until is None or event.time < self.until)
         )
 
 

@@ -329,6 +329,10 @@ def _find(database: sqlite3.Connection, query: EventQuery) -> list[Recorded]:
         if (wanted := getattr(query, name)) is not None:
             conditions.append(f"{name} = ?")
             values.append(wanted)
+    for name, how in (("since", ">="), ("until", "<")):
+        if (moment := getattr(query, name)) is not None:
+            conditions.append(f"time {how} ?")
+            values.append(moment)
     order = "ASC" if query.after is not None else "DESC"
     text = f"SELECT id, event FROM events WHERE {' AND '.join(conditions)} ORDER BY id {order} LIMIT ?"  # noqa: S608
     rows = database.execute(text, (*values, query.limit))

@@ -43,6 +43,7 @@ REFUSALS: Mapping[type[Refused], tuple[int, str, str]] = {
     errors.NoLog: (404, "no-log", "The node has no such log"),
     errors.TooManyOrders: (429, "too-many-orders", "Too many requests for one node"),
     errors.NodeSilent: (504, "node-silent", "The node did not answer in time"),
+    errors.TooManyStreams: (503, "too-many-streams", "Too many streams of events"),
     errors.Stopping: (503, "stopping", "The hub is being stopped"),
     errors.MalformedBody: (400, "malformed-body", "The body is not a JSON object"),
     errors.InvalidFields: (422, "invalid-fields", "Some fields are invalid"),
@@ -111,7 +112,7 @@ def answer_with_problems(app: Quart, forbidden: Callable[[], None]) -> None:
         elif isinstance(refusal, InvalidFields):
             members = {"errors": refusal.errors}
         response = problem(status, slug, title, str(refusal), **members)
-        if isinstance(refusal, errors.TooManyOrders | errors.Stopping):
+        if isinstance(refusal, errors.TooManyOrders | errors.TooManyStreams | errors.Stopping):
             response.headers["Retry-After"] = str(refusal.retry_after)
         return response
 
@@ -120,6 +121,12 @@ def answer_with_problems(app: Quart, forbidden: Callable[[], None]) -> None:
         response = http_problem(error.code or 500)
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
             response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        return response
+
+    @app.errorhandler(errors.PartlyDone)
+    async def partly_done(error: errors.PartlyDone) -> Response:
+        response = problem(503, "partly-done", "Only a part was done", str(error))
+        response.headers["Retry-After"] = str(error.retry_after)
         return response
 
     @app.errorhandler(StoreUnavailable)

@@ -12,7 +12,7 @@ from hub.errors import InvalidFields
 from hub.redaction import Hide
 from hub.registry import Node
 from hub.reports import ContainerState
-from hub.tasklist import Task, TaskList
+from hub.tasklist import Canary, Task, TaskList
 
 _URLS = ("input_redis", "output_redis")
 _TEXTS = ("image", "input_queue", "output_queue")
@@ -44,6 +44,22 @@ def task_view(task: Task) -> dict[str, Any]:
         "added_at": _time(task.added_at),
         "started_at": _time(task.started_at),
         "completed_at": _time(task.completed_at),
+        "earlier": len(task.earlier),
+    }
+
+
+def canary_view(canary: Canary) -> dict[str, Any]:
+    """A task that is tried, and on which nodes."""
+    return {
+        "task": canary.task,
+        "state": canary.state,
+        "nodes": list(canary.nodes),
+        "wanted": canary.wanted,
+        "generation": canary.revision,
+        "started_at": _time(canary.started_at),
+        "up_since": _time(canary.up_since),
+        "healthy_after": canary.healthy_after,
+        "start_within": canary.start_within,
     }
 
 
@@ -133,21 +149,26 @@ def cause_view(cause: Cause) -> dict[str, Any]:
 
 def _reason(node: Node, tasks: TaskList) -> str | None:
     """Why a node that does not say so itself has nothing to do."""
-    current = tasks.current
-    if current is not None and node.is_online and current.definition.image_for(node.record.platform) is None:
-        return f"task {current.name} has no image for {node.record.platform}"
+    if not node.is_online:
+        return None
+    if tasks.is_held:
+        return "the fleet is held"
+    task = tasks.assigned(node.record.id).task
+    if task is not None and task.definition.image_for(node.record.platform) is None:
+        return f"task {task.name} has no image for {node.record.platform}"
     return None
 
 
 def _time(seconds: float | None) -> str | None:
     """RFC 3339 in UTC, to the millisecond."""
-    return None if seconds is None else _rfc3339(seconds, "milliseconds")
+    return None if seconds is None else rfc3339(seconds)
 
 
 def _second(seconds: float | None) -> str | None:
     """The same, to the second: what a node's span allows."""
-    return None if seconds is None else _rfc3339(seconds, "seconds")
+    return None if seconds is None else rfc3339(seconds, "seconds")
 
 
-def _rfc3339(seconds: float, precision: str) -> str:
+def rfc3339(seconds: float, precision: str = "milliseconds") -> str:
+    """Seconds since the epoch as RFC 3339 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
