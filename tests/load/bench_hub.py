@@ -53,7 +53,7 @@ class Size:
     nodes: tuple[int, ...] = (100, 1_000, 5_000, 10_000)
     switches: int = 3
     beats: float = 6.0
-    window: float = 30.0
+    window: float = 20.0
 
 
 QUICK = Size(nodes=(100, 1_000), switches=2, beats=2.0, window=8.0)
