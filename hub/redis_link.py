@@ -66,8 +66,8 @@ class Session(Protocol):
     async def begin(self) -> None:
         """It begins, and what is told is heard already. Raises StoreUnavailable, ConfigError."""
 
-    async def look_for_missed(self) -> None:
-        """A second has passed. Raises StoreUnavailable."""
+    async def look_for_missed(self) -> bool:
+        """See whether something was told that was not heard, and do as if it was. Raises StoreUnavailable."""
 
     async def hear(self, channel: str, message: str) -> None:
         """Something was told."""
@@ -151,12 +151,6 @@ class RedisLink:
                 self._refuse(answer, changes)
         return answers
 
-    def listen_again(self, session: Session) -> None:
-        """Have what is told come over a new connection."""
-        if self._listener is not None:
-            self._listener.cancel()
-        self._listener = asyncio.create_task(self._listen_anew(session))
-
     def _refuse(self, error: exceptions.ResponseError, changes: bool) -> None:
         if isinstance(error, OVER):
             self._end_session(str(error))
@@ -171,7 +165,7 @@ class RedisLink:
             if self._is_up:
                 await self._watch(session)
                 await self._end()
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # spreads hubs, hides nothing
+            await asyncio.sleep(self._chance(pause))
             pause = min(pause * 2, BACKOFF[1])
             try:
                 await self._begin(session)
@@ -190,8 +184,7 @@ class RedisLink:
                 self.number += 1
                 self._place = await find_place(self.target, self._client_name)
                 await self.ask(*(("SCRIPT", "LOAD", script.text) for script in SCRIPTS))
-                listener = await self._subscribe()
-                self._listener = asyncio.create_task(self._listen(listener, session))
+                self._listen_anew(session, await self._subscribe())
                 await session.begin()
         except BaseException as error:
             await self._end()
@@ -212,7 +205,8 @@ class RedisLink:
                     await self._over.wait()
             if not self._over.is_set():
                 with suppress(StoreUnavailable):
-                    await session.look_for_missed()
+                    if await session.look_for_missed():
+                        self._listen_anew(session)
         self._say(f"the state's Redis is away: {self._why}")
 
     def _end_session(self, why: str) -> None:
@@ -254,27 +248,38 @@ class RedisLink:
             raise
         return connection
 
-    async def _listen(self, connection: Redis, session: Session) -> None:
+    async def _listen(self, connection: Redis | None, session: Session) -> None:
+        """Hear what is told, over a new connection when the old one is lost, until the session is over."""
         try:
             while True:
-                kind, channel, message = await connection.read_response()
-                if kind == "message":
-                    await session.hear(channel, message)
-        except (OSError, exceptions.RedisError) as error:
+                if connection is None:
+                    async with asyncio.timeout(DEADLINE):
+                        connection = await self._subscribe()
+                    await session.look_for_missed()
+                with suppress(OSError, exceptions.ConnectionError):
+                    await self._hear_all(connection, session)
+                await _drop(connection)
+                connection = None
+                await asyncio.sleep(self._chance(BACKOFF[0]))
+        except (OSError, exceptions.RedisError, StoreUnavailable) as error:
             self._end_session(_why(error))
-        except StoreUnavailable:
-            pass  # the session is over already
         finally:
             await _drop(connection)
 
-    async def _listen_anew(self, session: Session) -> None:
-        try:
-            async with asyncio.timeout(DEADLINE):
-                connection = await self._subscribe()
-        except (OSError, exceptions.RedisError) as error:
-            self._end_session(_why(error))
-        else:
-            await self._listen(connection, session)
+    async def _hear_all(self, connection: Redis, session: Session) -> None:
+        while True:
+            kind, channel, message = await connection.read_response()
+            if kind == "message":
+                await session.hear(channel, message)
+
+    def _listen_anew(self, session: Session, connection: Redis | None = None) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+        self._listener = asyncio.create_task(self._listen(connection, session))
+
+    @staticmethod
+    def _chance(seconds: float) -> float:
+        return seconds * random.uniform(0.5, 1)  # noqa: S311  # spreads hubs, hides nothing
 
 
 async def _read(connection: Redis) -> Any:

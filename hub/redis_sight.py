@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import structlog
-
 from gridcore.errors import ConfigError
 from hub import codec
 from hub.batcher import Batcher
@@ -29,8 +27,6 @@ from hub.tasklist import Task, TaskList
 
 NOTICE_DELAY = 0.05
 """Seconds that a notice may take longer than an answer."""
-
-log = structlog.get_logger()
 
 
 class Sight:
@@ -125,18 +121,18 @@ class Sight:
         if before != (self.known.tasks, self._notices):
             self._wake_all()
 
-    async def look_for_missed(self) -> None:
+    async def look_for_missed(self) -> bool:
         revision = self.known.tasks.revision
-        _, _, notices = await self._read()
-        if notices > self._notices:
+        _, _, told = await self._read()
+        if told > self._notices:
             await asyncio.sleep(NOTICE_DELAY)
-        if notices > self._notices:
-            log.warning("notices of other hubs were missed", count=notices - self._notices)
-            self._notices = notices
-            self.link.listen_again(self)
+        is_missed = told > self._notices
+        if is_missed:
+            self._notices = told
             self._wake_all()
         elif self.known.tasks.revision != revision:
             self.wake(EVERYONE)
+        return is_missed
 
     async def hear(self, channel: str, message: str) -> None:
         if channel == self._answers:

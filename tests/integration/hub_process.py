@@ -34,15 +34,14 @@ def free_port() -> int:
 
 
 class HubProcess:
-    """Starts, asks, stops and kills a hub whose state is one SQLite file."""
+    """Starts, asks, stops and kills a hub, whose state is one SQLite file unless it is told another."""
 
-    def __init__(self, directory: Path, wrapper: tuple[str, ...] = ()) -> None:
+    def __init__(self, directory: Path, wrapper: tuple[str, ...] = (), state: str | None = None) -> None:
         self.port = free_port()
         self.database = directory / "hub.db"
         self.config = directory / "computehub.toml"
-        self.config.write_text(
-            f'token = "{TOKEN}"\nbind = "127.0.0.1:{self.port}"\nstate = "sqlite:///{self.database}"\n'
-        )
+        state = state or f"sqlite:///{self.database}"
+        self.config.write_text(f'token = "{TOKEN}"\nbind = "127.0.0.1:{self.port}"\nstate = "{state}"\n')
         self._log = directory / "hub.log"
         self._wrapper = wrapper
         self.process: subprocess.Popen[bytes] | None = None
