@@ -10,11 +10,13 @@ from hub.bearer import Bearers
 from hub.door import Door, actor
 from hub.failures import Failures
 from hub.gridnode import gridnode_api
+from hub.headers import Headers
 from hub.logdesk import Desk, LogDesk
 from hub.news import News
 from hub.nodes_api import nodes_api
 from hub.problems import answer_with_problems
 from hub.refusals import Refusals
+from hub.refused_acts import tell_refused_acts
 from hub.roles import Rights
 from hub.settings import HubSettings
 from hub.store import Store
@@ -45,6 +47,7 @@ def create_app(
     # A path is right or it is not: no redirects from `/api/tasks/` or `//api/tasks`.
     app.url_map.merge_slashes = False
     answer_with_problems(app, forbidden=lambda: refusals.note(actor(request), 403))
+    tell_refused_acts(app, store)
     QuartSchema(
         app,
         redoc_ui_path=None,
@@ -73,5 +76,5 @@ def create_app(
     app.register_blueprint(trail_api(store, waiters, bearers))
     rights = Rights(app.url_map)
     door = Door(app.asgi_app, bearers, rights, failures, refusals, waiters)  # type: ignore[arg-type]
-    app.asgi_app = door  # type: ignore[method-assign, assignment]
+    app.asgi_app = Headers(door, settings.cors_origins)  # type: ignore[method-assign, assignment]
     return app
