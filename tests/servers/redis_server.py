@@ -128,7 +128,8 @@ class RedisServer:
                 "tls-auth-clients": "no",
             }
         if self._password is not None:
-            lines |= {"requirepass": self._password, "masterauth": self._password}
+            quoted = f'"{self._password}"'
+            lines |= {"requirepass": quoted, "masterauth": quoted}
         path = self.directory / "redis.conf"
         path.touch(0o600)
         path.write_text("".join(f"{key} {value}\n" for key, value in lines.items()))
