@@ -233,7 +233,8 @@ async def test_whatever_is_no_token_gets_the_same_answer_everywhere(hub: Hub, ro
         for method, rule in [*hub.routes, ("GET", "/nothing"), ("PUT", "/api/tasks")]
     ]
     assert {answer.status for answer in answers} == {401}
-    assert all(answer == answers[0] for answer in answers)
+    # What browsers are told goes by where a path would be, and so says nothing of what there is.
+    assert len({(answer.body, answer.headers[b"www-authenticate"]) for answer in answers}) == 1
     assert len(hub.pauses) == len(answers)
 
 
@@ -316,9 +317,9 @@ async def test_a_bound_token_speaks_for_its_node_and_says_nothing_of_others(hub:
     for node_id in ("mine", "other"):
         await hub.store.run(register(RegisterRequest(node_id=node_id, **NODE)))
     token = await hub.token(Role.NODE, node="mine")
-    refused = [*await acts_for(hub, "other", token), *await acts_for(hub, "nobody", token)]
+    refused = await acts_for(hub, "other", token)
     assert {answer.status for answer in refused} == {403}
-    assert all(answer == refused[0] for answer in refused)
+    assert refused == await acts_for(hub, "nobody", token)
     assert (await hub.store.node("other")).is_online
     assert [answer.status for answer in await acts_for(hub, "mine", token)] == [200, 200, 204, 204]
     assert [answer.status for answer in await acts_for(hub, "other", await hub.token(Role.NODE))] == [
