@@ -102,8 +102,13 @@ def _field_error(problem: dict[str, Any], model: type[BaseModel]) -> dict[str, s
     field = ".".join(str(part)[:80] for part in problem["loc"]) or "(body)"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(field, model.model_fields, 1)
-        message = f"unknown field; did you mean {near[0]}?" if near else "unknown field"
+        message = unknown_field(field, model)
     elif problem["type"] == "missing":
         message = "missing"
     return {"field": field, "message": message}
+
+
+def unknown_field(field: str, model: type[BaseModel]) -> str:
+    """What is said of a field that this model has not."""
+    near = difflib.get_close_matches(field, model.model_fields, 1)
+    return f"unknown field; did you mean {near[0]}?" if near else "unknown field"

@@ -282,7 +282,8 @@ class PartlyDone(GridCoreError):
 
     def __init__(self, done: int, of: int) -> None:
         super().__init__(
-            f"Of {of} nodes the first {done} have their order. Send the request again: what is done stays done."
+            f"Of {of} nodes the first {done} have their order. "
+            "Send the request again: what is done stays done."
         )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import structlog
@@ -46,10 +47,18 @@ log = structlog.get_logger()
 
 
 def gridnode_api(
-    store: Store, waiters: Waiters, desk: Desk, news: News, *, prefetch: bool, token_ttl: float
+    store: Store,
+    waiters: Waiters,
+    desk: Desk,
+    news: News,
+    *,
+    prefetch: bool,
+    token_ttl: float,
+    took_up: Callable[[str], None],
 ) -> Blueprint:
     """The routes, over this store; `waiters` are the held requests, `desk` is what nodes are asked for, and
-    `news` takes what is told later. Nodes' own tokens count `token_ttl` seconds."""
+    `news` takes what is told later. Nodes' own tokens count `token_ttl` seconds. `took_up` is told of a
+    generation that a node reports for the first time."""
     api = Blueprint("gridnode", __name__, url_prefix="/gridnode")
     assigned, upcoming = _AssignedTasks(), _NextTask()
 
@@ -101,14 +110,14 @@ def gridnode_api(
             news.back(message.node_id)
         if beat.is_failing:
             news.failing(message.node_id, message.reason)
+        if beat.takes_up:
+            took_up(beat.takes_up)
         reply = HeartbeatAnswer(
             stop_requested=beat.stop_requested,
             known=beat.known,
             drain=beat.drain,
             logs=await desk.take(message.node_id) if beat.known else [],
-            prefetch=upcoming.image(store.latest_tasks, message.node_id, beat.platform)
-            if prefetch
-            else None,
+            prefetch=upcoming.image(store.latest_tasks, message.node_id, beat.platform) if prefetch else None,
             token=await _renewal(by) if beat.known else None,
         )
         without = None if reply.logs else {"logs"}

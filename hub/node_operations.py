@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gridcore.platforms import canonical_platform
 from gridcore.orders import NodeSelection
+from gridcore.platforms import canonical_platform
 from hub import registry
 from hub.errors import NodeOnline
 from hub.operations import known_node
