@@ -11,7 +11,10 @@ from hub.door import Door, actor
 from hub.failures import Failures
 from hub.gridnode import gridnode_api
 from hub.headers import Headers
+from hub.insight import Insight
+from hub.insight_api import insight_api
 from hub.logdesk import Desk, LogDesk
+from hub.measured import Measured
 from hub.news import News
 from hub.nodes_api import nodes_api
 from hub.problems import answer_with_problems
@@ -34,6 +37,7 @@ def create_app(
     news: News | None = None,
     refusals: Refusals | None = None,
     failures: Failures | None = None,
+    insight: Insight | None = None,
 ) -> Quart:
     """The application over an open store. Close `waiters` to end all held requests."""
     refusals = Refusals() if refusals is None else refusals
@@ -41,7 +45,8 @@ def create_app(
     waiters = Waiters() if waiters is None else waiters
     desk = LogDesk(waiters) if desk is None else desk
     failures = Failures(waiters.pause) if failures is None else failures
-    store.listen(waiters.wake)
+    insight = Insight(store, waiters) if insight is None else insight
+    store.listen(insight.wake)
 
     app = Quart("computehub", static_folder=None)
     # A path is right or it is not: no redirects from `/api/tasks/` or `//api/tasks`.
@@ -68,13 +73,21 @@ def create_app(
     app.register_blueprint(tasks_api(store))
     app.register_blueprint(nodes_api(store, desk))
     gridnode = gridnode_api(
-        store, waiters, desk, news, prefetch=settings.prefetch, token_ttl=settings.node_token_ttl
+        store,
+        waiters,
+        desk,
+        news,
+        prefetch=settings.prefetch,
+        token_ttl=settings.node_token_ttl,
+        took_up=insight.took_up,
     )
     app.register_blueprint(gridnode)
     app.register_blueprint(tokens_api(store))
+    app.register_blueprint(insight_api(store, insight))
     bearers = Bearers(settings, store)
     app.register_blueprint(trail_api(store, waiters, bearers))
     rights = Rights(app.url_map)
     door = Door(app.asgi_app, bearers, rights, failures, refusals, waiters)  # type: ignore[arg-type]
-    app.asgi_app = Headers(door, settings.cors_origins)  # type: ignore[method-assign, assignment]
+    measured = Measured(Headers(door, settings.cors_origins), insight.metrics.requests)
+    app.asgi_app = measured  # type: ignore[method-assign, assignment]
     return app

@@ -152,7 +152,7 @@ class _Source:
                 return found
         except TimeoutError:
             return await self._failed(f"the Redis did not answer within {self._times[1]:g} s")
-        except (redis.exceptions.RedisError, OSError, ValueError, TypeError) as error:
+        except Exception as error:  # whatever a URL of a user's leads to: it is not known, and that is all
             return await self._failed(self._explain(error))
         finally:
             self._waiting -= 1

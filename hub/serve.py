@@ -26,9 +26,11 @@ from gridcore.errors import ConfigError
 from hub import token_operations
 from hub.app import create_app
 from hub.errors import StoreUnavailable
+from hub.insight import Insight
 from hub.journal_sqlite import open_sqlite
 from hub.logdesk import Desk, LogDesk
 from hub.logdesk_redis import SharedLogDesk
+from hub.metrics import Counts
 from hub.news import News, log_nodes, tell
 from hub.refusals import Refusals, tell_refusals
 from hub.settings import HubSettings
@@ -38,6 +40,9 @@ from hub.store_local import open_memory
 from hub.store_redis import RedisStore, open_redis
 from hub.tls import LOOK_INTERVAL, Tls, TlsConfig, ignore_failed_handshakes
 from hub.waiters import Waiters
+
+WATCH_INTERVAL = 1.0
+"""Seconds after which it is asked again whether it is time for a look at the current task's queues."""
 
 SWEEP_INTERVAL = 5.0
 """Seconds between two looks for nodes that fell silent."""
@@ -107,12 +112,23 @@ async def _run(
     waiters = Waiters()
     news = News()
     refusals = Refusals()
-    app = create_app(settings, store, waiters, desk=open_desk(store, waiters), news=news, refusals=refusals)
+    insight = Insight(store, waiters, certificate_ends=(lambda: tls.ends) if tls else None)
+    counts = insight.metrics.counts
+    app = create_app(
+        settings,
+        store,
+        waiters,
+        desk=open_desk(store, waiters),
+        news=news,
+        refusals=refusals,
+        insight=insight,
+    )
 
     async def sweep() -> None:
         await tell(store, news)
         await tell_refusals(store, refusals)
         swept = await store.sweep(settings.node_retention)
+        counts.sweep(len(swept.silent), len(swept.forgotten))
         if swept.forgotten:
             ended = token_operations.bound_to(ids_of(swept.forgotten), await store.tokens())
             await store.run(token_operations.revoke_tokens(ended))
@@ -123,6 +139,9 @@ async def _run(
         await store.forget_events(time.time() - settings.event_retention)
         await store.run(token_operations.drop_expired(await store.tokens(), time.time()))
 
+    async def repeat(step: Callable[[], Awaitable[None]], interval: float) -> None:
+        await _repeat(step, interval, stopping, counts)
+
     host, port = listener.getsockname()[:2]
     log.info(
         "listening", address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}", version=__version__
@@ -131,15 +150,17 @@ async def _run(
     gc.set_threshold(50_000, 20, 100)
     async with asyncio.TaskGroup() as loops:
         loops.create_task(_answer_requests(app, listener, tls, stopping), name="http")
-        loops.create_task(_repeat(sweep, SWEEP_INTERVAL, stopping), name="sweep")
-        loops.create_task(_repeat(clean_up, CLEAN_INTERVAL, stopping), name="clean-up")
-        loops.create_task(_repeat(store.flush, FLUSH_INTERVAL, stopping), name="flush")
+        loops.create_task(repeat(sweep, SWEEP_INTERVAL), name="sweep")
+        loops.create_task(repeat(insight.watch.step, WATCH_INTERVAL), name="watch")
+        loops.create_task(repeat(clean_up, CLEAN_INTERVAL), name="clean-up")
+        loops.create_task(repeat(store.flush, FLUSH_INTERVAL), name="flush")
         if tls is not None:
-            loops.create_task(_repeat(tls.look, LOOK_INTERVAL, stopping), name="certificate")
+            loops.create_task(repeat(tls.look, LOOK_INTERVAL), name="certificate")
         systemd.notify("READY=1")
         await stopping.wait()
         systemd.notify("STOPPING=1")
         waiters.close()
+    await insight.eyes.close()
 
 
 async def _answer_requests(
@@ -164,7 +185,9 @@ async def _answer_requests(
             await hypercorn.asyncio.serve(app, config, shutdown_trigger=stop, mode="asgi")
 
 
-async def _repeat(step: Callable[[], Awaitable[None]], interval: float, stopping: asyncio.Event) -> None:
+async def _repeat(
+    step: Callable[[], Awaitable[None]], interval: float, stopping: asyncio.Event, counts: Counts
+) -> None:
     """Do a step every `interval` seconds until `stopping`; a disk that is full now may not be next time."""
     while True:
         with suppress(TimeoutError):
@@ -175,6 +198,7 @@ async def _repeat(step: Callable[[], Awaitable[None]], interval: float, stopping
         try:
             await step()
         except StoreUnavailable as error:
+            counts.store_failures += 1
             log.warning("the state could not be written", error=str(error))
 
 

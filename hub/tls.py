@@ -49,6 +49,11 @@ class Tls:
         sslproto.SSLProtocol.max_size = READ_BUFFER
         self._tell(self._pair)
 
+    @property
+    def ends(self) -> float:
+        """When the certificate that new connections get ends: seconds since the epoch."""
+        return self._pair.ends.timestamp()
+
     def reload(self) -> None:
         """Read both files again for new connections; a bad pair leaves things as they are."""
         try:
