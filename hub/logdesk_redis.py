@@ -8,6 +8,7 @@ one listens. It is never stored: no file of Redis ever holds a line of a log.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -67,7 +68,7 @@ class SharedLogDesk:
         return False  # a question is a reason for a nudge like an order: the store's own covers it
 
     async def answer(self, message: LogsMessage) -> bool:
-        command = self._sight.script(ANSWER, message.node_id, message.id, message.model_dump_json())
+        command = self._sight.script(ANSWER, message.node_id, message.id, json.dumps(message.model_dump()))
         (told,) = await self._sight.link.call(command, changes=True)
         return bool(told)
 
@@ -85,7 +86,7 @@ class SharedLogDesk:
 
     def _hear(self, text: str) -> None:
         with suppress(ValidationError):
-            message = LogsMessage.model_validate_json(text)
+            message = LogsMessage.model_validate(json.loads(text))  # JSON can carry halves of characters
             waiting = self._waiting.get(message.id)
             if waiting is not None and not waiting.done():
                 waiting.set_result(message)

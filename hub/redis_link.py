@@ -138,7 +138,7 @@ class RedisLink:
         except (OSError, exceptions.ConnectionError, exceptions.TimeoutError) as error:
             await _drop(connection)
             why = _why(error)
-            self._end_session(why)
+            self.lose(why)
             if changes and is_sent and not isinstance(error, exceptions.BusyLoadingError):
                 raise OutcomeUnknown(f"Redis was lost before it answered: {why}") from error
             raise StoreUnavailable(f"Redis is away: {why}") from error
@@ -153,7 +153,7 @@ class RedisLink:
 
     def _refuse(self, error: exceptions.ResponseError, changes: bool) -> None:
         if isinstance(error, OVER):
-            self._end_session(str(error))
+            self.lose(str(error))
         if isinstance(error, REFUSED) or str(error).startswith(REFUSALS):
             raise StoreUnavailable(f"Redis refuses: {error}")
         log.error("a script failed in Redis", error=str(error))
@@ -209,7 +209,8 @@ class RedisLink:
                         self._listen_anew(session)
         self._say(f"the state's Redis is away: {self._why}")
 
-    def _end_session(self, why: str) -> None:
+    def lose(self, why: str) -> None:
+        """This is not, or no longer, the server to speak to: look for it again."""
         if not self._over.is_set():
             self._why, self._is_up = why, False
             self._over.set()
@@ -262,7 +263,7 @@ class RedisLink:
                 connection = None
                 await asyncio.sleep(self._chance(BACKOFF[0]))
         except (OSError, exceptions.RedisError, StoreUnavailable) as error:
-            self._end_session(_why(error))
+            self.lose(_why(error))
         finally:
             await _drop(connection)
 

@@ -16,6 +16,7 @@ from typing import Any
 from gridcore.errors import ConfigError
 from hub import codec
 from hub.batcher import Batcher
+from hub.errors import StoreUnavailable
 from hub.redis_link import Command, RedisLink
 from hub.redis_rows import Known, Snapshot, number_of, read_access, read_list, read_row
 from hub.redis_script import OPEN, READ, SCHEMA_VERSION, Script
@@ -93,6 +94,9 @@ class Sight:
         (answer,) = await self.link.ask(command)
         clock, wall, notices, version, head, tasks, access_version, keys, revoked, *found = answer
         rows, token_texts, mark_texts = found
+        if version is None:
+            self.link.lose("what it kept is gone")
+            raise StoreUnavailable("Redis has lost what it kept")
         if head is not None:
             read.list_version, read.tasks = version, read_list(head, tasks, self._kept_tasks)
         if keys is not None:

@@ -83,7 +83,7 @@ def parse_redis(url: str) -> RedisTarget | None:
         raise ValueError("prefix: expected letters, digits, _, . and -")
     return RedisTarget(
         form,
-        _hosts(hosts, PORTS[form]) if form != "direct" else _hosts(hosts, PORTS[form])[:1],
+        _hosts(form, hosts),
         tls=bool(match["tls"]),
         service=service,
         database=database,
@@ -97,13 +97,15 @@ def parse_redis(url: str) -> RedisTarget | None:
     )
 
 
-def _hosts(text: str, port: int) -> tuple[tuple[str, int], ...]:
+def _hosts(form: Form, text: str) -> tuple[tuple[str, int], ...]:
     found = []
     for part in text.split(","):
         match = _HOST.fullmatch(part)
-        if match is None or not 0 < int(match["port"] or port) < 65_536:
+        if match is None or not 0 < int(match["port"] or PORTS[form]) < 65_536:
             raise ValueError(f"expected HOST:PORT after the :// and the @; that is, {EXPECTED}")
-        found.append((match["host"].strip("[]"), int(match["port"] or port)))
+        found.append((match["host"].strip("[]"), int(match["port"] or PORTS[form])))
+    if form == "direct" and len(found) > 1:
+        raise ValueError(f"redis:// names one server; for several, expected {EXPECTED}")
     return tuple(found)
 
 

@@ -44,6 +44,24 @@ class RedisCluster:
             slot = int(client.execute_command("CLUSTER", "KEYSLOT", key))
         return self.nodes[slot // self._share]
 
+    def move_slot_of(self, key: str) -> RedisServer:
+        """Give a key's slot, and all that lies in it, to another node; returns that."""
+        old = self.owner_of(key)
+        new = next(node for node in self.nodes if node is not old)
+        with old.client() as source, new.client() as target:
+            slot = source.execute_command("CLUSTER", "KEYSLOT", key)
+            ids = {
+                node: client.execute_command("CLUSTER", "MYID")
+                for node, client in ((old, source), (new, target))
+            }
+            target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[old])
+            source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[new])
+            while keys := source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+                source.execute_command("MIGRATE", "127.0.0.1", new.port, "", 0, 5000, "KEYS", *keys)
+            for client in (target, source):
+                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[new])
+        return new
+
     @property
     def _share(self) -> int:
         return -(-SLOTS // len(self.nodes))
