@@ -19,10 +19,10 @@ from quart_schema import document_querystring, document_request, document_respon
 from gridcore.protocol import NodeId
 from hub import token_operations
 from hub.access import Access, Role, SigningKey, TokenRecord
-from hub.bodies import read_message, read_optional_message, read_query
+from hub.bodies import read_message, read_query
 from hub.door import actor
 from hub.events import HUB
-from hub.operators import NoQuery, answer, no_content
+from hub.operators import NoQuery, answer, document_problems, no_content, read_nothing
 from hub.refusals import NOBODY
 from hub.store import Store
 
@@ -131,6 +131,7 @@ def tokens_api(store: Store) -> Blueprint:
     @tag(["tokens"])
     @document_request(TokenRequest)
     @document_response(TokenMade, 201)
+    @document_problems(400, 422, 503)
     async def create_token() -> Response:
         """Make a token; this is the only answer that has it."""
         wanted = await read_message(request, TokenRequest)
@@ -147,6 +148,7 @@ def tokens_api(store: Store) -> Blueprint:
     @api.get("/tokens")
     @tag(["tokens"])
     @document_querystring(TokenQuery)
+    @document_problems(422)
     async def list_tokens() -> Response:
         """The records of tokens, the newest first; never the tokens."""
         wanted = read_query(request, TokenQuery)
@@ -169,16 +171,17 @@ def tokens_api(store: Store) -> Blueprint:
 
     @api.delete("/tokens/<token_id>")
     @tag(["tokens"])
+    @document_problems(400, 404, 422, 503)
     async def revoke_token(token_id: str) -> Response:
         """End a token now. 204, also if it was revoked before."""
-        read_query(request, NoQuery)
-        await read_optional_message(request, NoQuery)
+        await read_nothing(request)
         await store.run(token_operations.revoke_token(token_id), actor(request))
         log.info("token revoked", id=token_id)
         return no_content(204)
 
     @api.get("/keys")
     @tag(["tokens"])
+    @document_problems(422)
     async def list_keys() -> Response:
         """The keys that sign tokens, the newest first: ids and dates."""
         read_query(request, NoQuery)
@@ -189,20 +192,20 @@ def tokens_api(store: Store) -> Blueprint:
     @api.post("/keys")
     @tag(["tokens"])
     @document_response(KeyView, 201)
+    @document_problems(400, 422, 503)
     async def rotate_key() -> Response:
         """A new key signs from now on; tokens of the others still count."""
-        read_query(request, NoQuery)
-        await read_optional_message(request, NoQuery)
+        await read_nothing(request)
         key = await store.run(token_operations.rotate_key(), actor(request))
         log.info("key rotated", key=key.id)
         return answer({**key_view(key, store.access), "signs": True}, 201)
 
     @api.delete("/keys/<key_id>")
     @tag(["tokens"])
+    @document_problems(400, 404, 409, 422, 503)
     async def retire_key(key_id: str) -> Response:
         """End a key, and with it all tokens that it signed. 204, also if it was retired before."""
-        read_query(request, NoQuery)
-        await read_optional_message(request, NoQuery)
+        await read_nothing(request)
         await store.run(token_operations.retire_key(key_id), actor(request))
         log.info("key retired", key=key_id)
         return no_content(204)
