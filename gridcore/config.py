@@ -25,6 +25,7 @@ M = TypeVar("M", bound=BaseModel)
 
 CONFIG_VARIABLE = "IDM_GRIDCORE_CONFIG"
 ENV_PREFIX = "IDM_GRIDCORE_"
+_SECRET_KEYS = ("token", "password", "secret", "notify")
 PLACEHOLDER_TOKENS = frozenset(
     {"your-secret-token", "your-token", "changeme", "change-me", "secret", "token", "password", "test", "xxx"}
 )
@@ -109,7 +110,9 @@ def _line(path: Path, model: type[BaseModel], problem: dict[str, Any]) -> str:
         return f"{path}: {key}: unknown key{hint}"
     if problem["type"] == "missing":
         return f"{path}: {key}: missing, and there is no default"
-    got = "" if "token" in key or "password" in key else f" (got {mask_text(repr(problem['input'])):.80})"
+    # A table may hold secrets wherever it likes; the URLs of chats are secrets as a whole.
+    is_shown = not (isinstance(problem["input"], dict) or any(word in key for word in _SECRET_KEYS))
+    got = f" (got {mask_text(repr(problem['input'])):.80})" if is_shown else ""
     return f"{path}: {key}: {expected}{got}"
 
 

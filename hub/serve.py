@@ -23,8 +23,9 @@ from hypercorn.config import Config
 
 from gridcore import __version__, systemd
 from gridcore.errors import ConfigError
-from hub import token_operations
+from hub import task_operations, token_operations
 from hub.app import create_app
+from hub.crier import STEP_INTERVAL, Crier
 from hub.errors import StoreUnavailable
 from hub.insight import Insight
 from hub.journal_sqlite import open_sqlite
@@ -32,6 +33,7 @@ from hub.logdesk import Desk, LogDesk
 from hub.logdesk_redis import SharedLogDesk
 from hub.metrics import Counts
 from hub.news import News, log_nodes, tell
+from hub.notify import open_messengers
 from hub.refusals import Refusals, tell_refusals
 from hub.settings import HubSettings
 from hub.state import ids_of
@@ -114,6 +116,8 @@ async def _run(
     refusals = Refusals()
     insight = Insight(store, waiters, certificate_ends=(lambda: tls.ends) if tls else None)
     counts = insight.metrics.counts
+    messengers = open_messengers(settings.notify, store, counts)
+    crier = Crier(store, insight, messengers)
     app = create_app(
         settings,
         store,
@@ -134,6 +138,7 @@ async def _run(
             await store.run(token_operations.revoke_tokens(ended))
         log_nodes("offline", swept.silent)
         log_nodes("forgotten", swept.forgotten)
+        await look_at_canary(store)
 
     async def clean_up() -> None:
         await store.forget_events(time.time() - settings.event_retention)
@@ -152,6 +157,10 @@ async def _run(
         loops.create_task(_answer_requests(app, listener, tls, stopping), name="http")
         loops.create_task(repeat(sweep, SWEEP_INTERVAL), name="sweep")
         loops.create_task(repeat(insight.watch.step, WATCH_INTERVAL), name="watch")
+        if messengers:
+            loops.create_task(repeat(crier.step, STEP_INTERVAL), name="notify")
+        for messenger in messengers:
+            loops.create_task(messenger.run(stopping), name=f"notify {messenger.target.name}")
         loops.create_task(repeat(clean_up, CLEAN_INTERVAL), name="clean-up")
         loops.create_task(repeat(store.flush, FLUSH_INTERVAL), name="flush")
         if tls is not None:
@@ -200,6 +209,16 @@ async def _repeat(
         except StoreUnavailable as error:
             counts.store_failures += 1
             log.warning("the state could not be written", error=str(error))
+
+
+async def look_at_canary(store: Store) -> None:
+    """See how the task that is tried does, if one is, and act on it. Raises StoreUnavailable."""
+    canary = store.latest_tasks.canary
+    if canary is None:
+        return
+    outcome = await store.run(task_operations.judge_canary(canary))
+    if outcome is not None:
+        log.info(outcome.replace("-", " "), task=canary.task)
 
 
 def open_tls(settings: HubSettings) -> Tls | None:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from gridcore.config import PLACEHOLDER_TOKENS
 from gridcore.logs import LogFormat
+from hub.notify_target import NotifyTarget
 from hub.proxies import parse_network
 from hub.redis_url import RedisTarget, parse_redis
 
@@ -107,6 +108,9 @@ class HubSettings(BaseModel):
     cors_origins: tuple[Annotated[str, AfterValidator(_check_origin)], ...] = ()
     """Origins whose pages may call `/api` from a browser: exact, lower case, without a path."""
 
+    notify: tuple[NotifyTarget, ...] = ()
+    """Who is told when the queue is empty, a task fails, nodes are gone, or of a canary."""
+
     @model_validator(mode="after")
     def _check_tls(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -191,5 +195,11 @@ state = "sqlite:////var/lib/idm-gridcore/hub.db"
 
 # Whether nodes fetch the next task's image early, so that a switch does not wait for the network.
 # prefetch = false
+
+# Tell somebody: a POST of JSON that chats understand. One table for each receiver.
+# [[notify]]
+# url = "https://chat.example/hooks/..."
+# events = ["queue-empty", "task-failing", "nodes-gone", "canary"]
+# secret = "..."
 """
 """What `computehub init` writes, with `{token}` to be filled in."""
