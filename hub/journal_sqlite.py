@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from gridcore.errors import ConfigError
 from hub import codec
 from hub.errors import StoreUnavailable
-from hub.events import EventQuery, Recorded
+from hub.events import Event, EventQuery, Recorded
 from hub.journal_memory import place_of
 from hub.registry import Instant, Node
 from hub.state import Change, State
@@ -125,7 +125,7 @@ class SqliteJournal:
 
     def _open(self, now: Instant) -> State:
         try:
-            self._take_lock()
+            self._lock = take_lock(self._path)
             # Made by us and not by SQLite, so that no moment exists in which others can read it.
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -144,17 +144,6 @@ class SqliteJournal:
             raise ConfigError(
                 f"state: {self._path} cannot be used: {reason}. Restore it from a backup, "
                 "or move it away to begin with no tasks and no nodes"
-            ) from None
-
-    def _take_lock(self) -> None:
-        lock_path = self._path.with_name(self._path.name + ".lock")
-        self._lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"state: {self._path} belongs to another hub that runs now; "
-                "stop that one, or name another file"
             ) from None
 
     def _load(self, now: Instant) -> State:
@@ -177,8 +166,8 @@ class SqliteJournal:
             raise sqlite3.DatabaseError(f"the file is damaged: {health}")
         if version < SCHEMA_VERSION:
             self._transaction(lambda database: _bring_up(database, version))
-        self._kept = _read_tasks(database)
-        return State(self._kept, *_read_rest(database, now))
+        self._kept = read_tasks(database)
+        return State(self._kept, *read_rest(database, now))
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._connection is None:
@@ -253,6 +242,24 @@ class SqliteJournal:
             self._lock = None
 
 
+def take_lock(path: Path) -> int:
+    """A descriptor that keeps hubs away from this file until it is closed.
+
+    Raises:
+        ConfigError: a hub has it.
+        OSError: the lock beside the file cannot be made.
+    """
+    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise ConfigError(
+            f"state: {path} belongs to another hub that runs now; stop that one, or name another file"
+        ) from None
+    return lock
+
+
 def _bring_up(database: sqlite3.Connection, version: int) -> None:
     """Make the tables of a new file (version 0), or what those of an older version lack."""
     if version == 0:
@@ -280,7 +287,8 @@ def _task_row(position: int, task: Task) -> tuple[Any, ...]:
     return (*texts, *times, json.dumps({"earlier": kept["earlier"]}))
 
 
-def _read_tasks(database: sqlite3.Connection) -> TaskList:
+def read_tasks(database: sqlite3.Connection) -> TaskList:
+    """The task list in a database."""
     (revision, more) = database.execute("SELECT revision, more FROM list").fetchone()
     rows = database.execute(
         "SELECT definition, added_at, status, started_at, completed_at, more FROM tasks ORDER BY position"
@@ -299,7 +307,7 @@ def _read_tasks(database: sqlite3.Connection) -> TaskList:
     return codec.load_list({**json.loads(more), "revision": revision}, tuple(tasks))
 
 
-def _read_rest(database: sqlite3.Connection, now: Instant) -> tuple[Any, Any, Any, Any]:
+def read_rest(database: sqlite3.Connection, now: Instant) -> tuple[Any, Any, Any, Any]:
     """The nodes, the tokens, the keys and the marks, each in the order in which they came."""
 
     def records(table: str) -> dict[str, Any]:
@@ -337,3 +345,9 @@ def _find(database: sqlite3.Connection, query: EventQuery) -> list[Recorded]:
     text = f"SELECT id, event FROM events WHERE {' AND '.join(conditions)} ORDER BY id {order} LIMIT ?"  # noqa: S608
     rows = database.execute(text, (*values, query.limit))
     return [Recorded(str(place), codec.load_event(json.loads(event))) for place, event in rows]
+
+
+def read_events(database: sqlite3.Connection) -> Iterator[Event]:
+    """The whole audit trail, the oldest event first."""
+    for (event,) in database.execute("SELECT event FROM events ORDER BY id"):
+        yield codec.load_event(json.loads(event))

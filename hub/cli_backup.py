@@ -1,0 +1,106 @@
+"""The commands `computehub backup` and `computehub restore`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from gridcore import config
+from gridcore.errors import EXIT_CONFIG, ConfigError
+from hub.settings import FILE_NAME, HubSettings
+
+TELL_EVERY = 2.0
+"""Seconds between two words on how far it has come."""
+
+_config = click.option(
+    "--config", "config_path", type=click.Path(path_type=Path, dir_okay=False), hidden=True
+)
+_file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+
+
+@click.command("backup")
+@_config
+@_file
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@click.pass_obj
+def backup(group_path: Path | None, config_path: Path | None, file: Path, force: bool) -> None:
+    """Write all that the hub keeps to FILE, while it runs or not.
+
+    FILE has the secrets of all tasks and the keys that sign tokens; it is made with mode 0600. It can be
+    restored into the same kind of state or another one (SQLite, Redis).
+    """
+    with _plain_errors():
+        from hub.backup import write_backup
+        from hub.restoring import take_contents
+
+        settings = _settings(config_path or group_path)
+        contents = asyncio.run(take_contents(settings))
+        write_backup(contents, file, _Teller("written").tell, force=force)
+        click.echo(f"{file}: {_count(contents.counts)}")
+
+
+@click.command("restore")
+@_config
+@_file
+@click.pass_obj
+def restore(group_path: Path | None, config_path: Path | None, file: Path) -> None:
+    """Make FILE, a backup, the state of the hub, which must not run.
+
+    What was there is kept beside it. Tokens that were revoked since stay revoked. Nodes follow as soon as the
+    hub runs again.
+    """
+    with _plain_errors():
+        from hub.backup import read_backup
+        from hub.restoring import restore as put_back
+
+        settings = _settings(config_path or group_path)
+        contents = read_backup(file, _Teller("read").tell)
+        tasks, aside = asyncio.run(put_back(settings, contents))
+        current = tasks.current.name if tasks.current else "nothing"
+        click.echo(f"{_count(contents.counts)} restored; {current} is current")
+        if aside is not None:
+            click.echo(f"{aside}: what was there before")
+
+
+class _Teller:
+    """Says now and then how far a long command has come."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._next = time.monotonic() + TELL_EVERY
+
+    def tell(self, lines: int) -> None:
+        if lines % 1_000 == 0 and time.monotonic() >= self._next:
+            self._next = time.monotonic() + TELL_EVERY
+            click.echo(f"{lines} lines {self._what}", err=True)
+
+
+def _settings(path: Path | None) -> HubSettings:
+    found = config.find(FILE_NAME, path)
+    if found is None:
+        raise ConfigError("There is no configuration file; name the hub's with --config")
+    return config.load(HubSettings, found)
+
+
+def _count(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    from hub.backup import BackupError
+
+    try:
+        yield
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(EXIT_CONFIG)
+    except BackupError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)

@@ -1,0 +1,151 @@
+"""All that a hub keeps, as values: what a backup holds, and how it becomes a hub's state again.
+
+The same for every store, so a backup of one can be restored into another. Marks are left out: they are leases
+and how far a hub had come, which means nothing at another time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from gridcore.errors import ConfigError
+from hub.access import SigningKey, TokenRecord
+from hub.events import MOST_EVENTS, Event, EventQuery
+from hub.journal_sqlite import (
+    APPLICATION_ID,
+    BUSY_TIMEOUT,
+    SCHEMA_VERSION,
+    read_events,
+    read_rest,
+    read_tasks,
+)
+from hub.registry import Node
+from hub.state import EVERYONE, Change, Moment, Operation, Outcome, View
+from hub.store import Store
+from hub.store_local import read_clock
+from hub.tasklist import TaskList
+
+AT_ONCE = 500
+"""Nodes, tokens or events that one transaction restores."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What there is at one moment (`taken`, seconds since the epoch)."""
+
+    taken: float
+    tasks: TaskList
+    nodes: Sequence[Node] = ()
+    keys: Sequence[SigningKey] = field(default=(), repr=False)
+    tokens: Sequence[TokenRecord] = ()
+    events: Sequence[Event] = field(default=(), repr=False)
+    """The oldest first."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody has done anything yet."""
+        return not (self.tasks.tasks or self.nodes or self.tokens)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How much there is of each."""
+        kept = {"tasks": self.tasks.tasks, "nodes": self.nodes, "tokens": self.tokens, "events": self.events}
+        return {name: len(values) for name, values in kept.items()}
+
+
+def read_database(path: Path) -> Contents:
+    """The contents of an SQLite file at one moment, also while a hub writes to it.
+
+    Raises:
+        ConfigError: it is not there, is no hub's, or of another version.
+        sqlite3.Error, ValueError, KeyError, TypeError: it is damaged.
+    """
+    if not path.exists():
+        raise ConfigError(f"state: {path}: there is no such file")
+    # Not read-only: SQLite may have to bring in what a hub that was killed left in the log beside the file.
+    database = sqlite3.connect(
+        f"file:{quote(str(path.absolute()))}?mode=rw", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None
+    )
+    try:
+        (application,) = database.execute("PRAGMA application_id").fetchone()
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if application != APPLICATION_ID:
+            raise ConfigError(f"state: {path} is not the database of a hub")
+        if version != SCHEMA_VERSION:
+            raise ConfigError(
+                f"state: {path} has schema {version}, this GridCore knows {SCHEMA_VERSION}; use the GridCore "
+                "that wrote it, or start the hub once with this one"
+            )
+        database.execute("PRAGMA query_only = ON")
+        database.execute("BEGIN")  # one transaction: whatever is written meanwhile is not seen
+        now = read_clock()
+        tasks = read_tasks(database)
+        nodes, tokens, keys, _marks = read_rest(database, now)
+        return Contents(now.wall, tasks, nodes, keys, tokens, list(read_events(database)))
+    finally:
+        database.close()
+
+
+async def read_store(store: Store) -> Contents:
+    """The contents of an open store; what changes meanwhile may be in it or not. Raises StoreUnavailable."""
+    taken, events, place = read_clock().wall, list[Event](), ""
+    while page := await store.events(EventQuery(after=place, limit=MOST_EVENTS)):
+        events.extend(recorded.event for recorded in page)
+        place = page[-1].id
+    keys, tokens = list(store.access.keys.values()), await store.tokens()
+    return Contents(taken, await store.tasks(), await store.nodes(), keys, tokens, events)
+
+
+def carry_over(backup: Contents, present: Contents) -> Contents:
+    """The backup, and of what is there now that which no restore takes back: who may do what (a token that
+    was revoked since stays revoked), and what the audit trail tells since."""
+    keys = {key.id: key for key in (*backup.keys, *present.keys)}
+    tokens = {token.id: token for token in (*backup.tokens, *present.tokens)}
+    last = max((event.time for event in backup.events), default=0.0)
+    events = [*backup.events, *(event for event in present.events if event.time > last)]
+    return replace(backup, keys=list(keys.values()), tokens=list(tokens.values()), events=events)
+
+
+async def fill(store: Store, contents: Contents) -> TaskList:
+    """Put all of it into an empty store, the task list last and under a revision that nothing has; the list
+    as it is then. Raises StoreUnavailable."""
+    for events in _portions(contents.events):
+        await store.run(_put(Change(events=tuple(events))))
+    await store.run(_put(Change(keys={key.id: key for key in contents.keys})))
+    for tokens in _portions(contents.tokens):
+        await store.run(_put(Change(tokens={token.id: token for token in tokens})))
+    for nodes in _portions(contents.nodes):
+        await store.run(_put(Change(nodes={node.record.id: node for node in nodes})))
+    return await store.run(_restore_tasks(contents))
+
+
+def _put(change: Change) -> Operation[None]:
+    return Operation(
+        lambda _view, _at: Outcome(None, change), nodes=tuple(change.nodes), tokens=tuple(change.tokens)
+    )
+
+
+def _restore_tasks(contents: Contents) -> Operation[TaskList]:
+    def decide(_view: View, at: Moment) -> Outcome[TaskList]:
+        kept = contents.tasks
+        # A trial on some nodes does not outlive the hub that watched it.
+        tasks = replace(kept, revision=kept.fresh_revision(at.entropy()), canary=None)
+        current = tasks.current.name if tasks.current else None
+        counts = {name: count for name, count in contents.counts.items() if name != "events"}
+        detail: Mapping[str, Any] = {"taken": contents.taken, **counts}
+        return Outcome(
+            tasks, Change(tasks, events=at.tell("restored", task=current, detail=detail)), EVERYONE
+        )
+
+    return Operation(decide)
+
+
+def _portions(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (values[first : first + AT_ONCE] for first in range(0, len(values), AT_ONCE))

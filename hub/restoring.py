@@ -1,0 +1,158 @@
+"""Putting a backup in the place of a hub's state: all of it or nothing, and what was there is not lost."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gridcore.errors import ConfigError
+from hub.backup import BackupError
+from hub.contents import Contents, carry_over, fill, read_database, read_store
+from hub.errors import StoreUnavailable
+from hub.journal_sqlite import open_sqlite, take_lock
+from hub.redis_url import RedisTarget
+from hub.settings import HubSettings
+from hub.store_redis import open_redis
+from hub.tasklist import TaskList
+
+COMPANIONS = ("", "-wal", "-shm")
+"""What belongs to an SQLite file: itself, and what SQLite keeps beside it."""
+
+
+async def take_contents(settings: HubSettings) -> Contents:
+    """What the hub of these settings keeps, whether it runs or not.
+
+    Raises:
+        BackupError, ConfigError: there is nothing to read, or it cannot be read.
+    """
+    try:
+        if settings.database is not None:
+            return read_database(settings.database)
+        if settings.redis is None:
+            raise BackupError("state: memory: is kept nowhere, so there is nothing to back up or restore")
+        store = await open_redis(settings.redis)
+        try:
+            return await read_store(store)
+        finally:
+            await store.close()
+    except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0] if isinstance(error, sqlite3.Error) else type(error).__name__
+        raise BackupError(f"state: {settings.database or 'redis'} cannot be read: {reason}") from None
+    except StoreUnavailable as error:
+        raise BackupError(f"state: {error}") from None
+
+
+async def restore(settings: HubSettings, backup: Contents) -> tuple[TaskList, Path | None]:
+    """Make this backup the hub's state; the task list as it is then, and where the file is that was there.
+
+    Raises:
+        BackupError, ConfigError: a hub runs, or the state cannot be written; nothing has changed then.
+    """
+    try:
+        if settings.database is not None:
+            return await _restore_database(settings.database, backup)
+        if settings.redis is None:
+            raise BackupError("state: memory: is kept nowhere, so there is nothing to back up or restore")
+        return await _restore_redis(settings.redis, backup), None
+    except StoreUnavailable as error:
+        raise BackupError(f"state: {error}") from None
+    except OSError as error:
+        raise BackupError(f"state: {error.filename or ''}: {error.strerror}") from None
+
+
+async def _restore_redis(target: RedisTarget, backup: Contents) -> TaskList:
+    store = await open_redis(target)
+    try:
+        if not (await read_store(store)).is_empty:
+            raise BackupError(
+                "state: this Redis holds tasks, nodes or tokens, and hubs may run on it. Stop them, and "
+                "restore into an empty one (another database number will do)"
+            )
+        return await fill(store, backup)
+    finally:
+        await store.close()
+
+
+async def _restore_database(path: Path, backup: Contents) -> tuple[TaskList, Path | None]:
+    with _locked(path):
+        made = path.with_name(f"{path.name}.restoring")
+        try:
+            _remove(made)
+            present = _read_present(path)
+            store = await open_sqlite(made)
+            try:
+                tasks = await fill(store, carry_over(backup, present) if present else backup)
+            finally:
+                await store.close()
+            _give(made, path.parent)
+            return tasks, _put_in_place(made, path)
+        finally:
+            _remove(made)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """No hub starts on this file meanwhile. Raises ConfigError if one runs."""
+    lock = take_lock(path)
+    try:
+        _give(path.with_name(path.name + ".lock"), path.parent)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _read_present(path: Path) -> Contents | None:
+    """What is there now; None where it cannot be read, since a restore is for just that."""
+    try:
+        return read_database(path)
+    except (ConfigError, sqlite3.Error, ValueError, KeyError, TypeError):
+        return None
+
+
+def _put_in_place(made: Path, path: Path) -> Path | None:
+    """Move a finished file to where the hub looks; the path to which what was there has gone."""
+    aside = None
+    if path.exists():
+        with suppress(sqlite3.Error):
+            _fold(path)
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        aside = path.with_name(f"{path.name}.before-restore-{stamp}")
+        for end in COMPANIONS[1:]:  # none is left of a file that is sound
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
+        try:
+            os.link(path, aside)  # so there is no moment without a state
+        except OSError:  # a file system without such links
+            path.rename(aside)
+    made.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return aside
+
+
+def _fold(path: Path) -> None:
+    """Bring what SQLite keeps beside the file into it."""
+    database = sqlite3.connect(path, isolation_level=None)
+    try:
+        database.execute("PRAGMA journal_mode = DELETE")
+    finally:
+        database.close()
+
+
+def _give(path: Path, directory: Path) -> None:
+    """Where root restores, the file belongs to whom the directory belongs to: to the hub's user."""
+    if os.geteuid() == 0:
+        owner = directory.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def _remove(made: Path) -> None:
+    for end in (*COMPANIONS, ".lock"):
+        made.with_name(made.name + end).unlink(missing_ok=True)
