@@ -17,9 +17,10 @@ from quart import Request, Response
 
 from gridcore.protocol import MAX_LOG_BYTES
 from hub.bearer import Bearers
+from hub.errors import StoreUnavailable
 from hub.events import Actor
 from hub.failures import Failures
-from hub.problems import http_problem
+from hub.problems import http_problem, store_problem
 from hub.refusals import NOBODY, Refusals
 from hub.roles import OPEN_PATHS, Rights
 from hub.waiters import Waiters
@@ -79,7 +80,11 @@ class Door:
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         source = self._bearers.source(scope)
-        by = self._bearers.identify(scope["headers"], source)
+        by, away = None, None
+        try:
+            by = self._bearers.identify(scope["headers"], source)
+        except StoreUnavailable as error:  # nobody can tell yet whether the token is good
+            away = error
         limit = LARGE_BODIES.get(scope["path"], MAX_BODY) if by is not None else MAX_BODY
         try:
             async with self._waiters.limit(BODY_TIME):
@@ -88,6 +93,9 @@ class Door:
             await _answer(http_problem(408), send)
             return
         except _Gone:
+            return
+        if away is not None and scope["path"] not in OPEN_PATHS:
+            await _answer(store_problem(away), send)
             return
         refused = None if scope["path"] in OPEN_PATHS else await self._refuse(by, scope, source)
         if refused is not None:

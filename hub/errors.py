@@ -31,6 +31,7 @@ GridCoreError
 │   └── InvalidFields    it is one, but its fields are wrong; `errors` names each
 ├── PartlyDone           many nodes were to be ordered, and the state was lost on the way
 └── StoreUnavailable     the state could not be read or written; nothing has changed
+    ├── StoreAway        it is on another machine, which is away
     └── OutcomeUnknown   or it has: the state was lost from sight in between
 """
 
@@ -292,6 +293,10 @@ class StoreUnavailable(GridCoreError):
 
     retry_after = 5
     """Seconds: a Redis that restarts or fails over is back by then, and a disk may have been made room on."""
+
+
+class StoreAway(StoreUnavailable):
+    """What keeps the state is away, and the log has said so."""
 
 
 class OutcomeUnknown(StoreUnavailable):

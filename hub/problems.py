@@ -98,6 +98,30 @@ def http_problem(status: int) -> Response:
     return problem(status, slug, title, detail)
 
 
+def store_problem(error: StoreUnavailable) -> Response:
+    """The answer where the state cannot be used now."""
+    if not isinstance(error, errors.StoreAway):  # which was logged once, and not for each request
+        log.error("the state could not be used", error=str(error))
+    if isinstance(error, OutcomeUnknown):
+        response = problem(
+            503,
+            "outcome-unknown",
+            "It is not known whether it was done",
+            "The hub lost its state from sight, or no replica confirmed the change. Look with GET "
+            "whether it is done before you send the request again.",
+        )
+    else:
+        response = problem(
+            503,
+            "store-unavailable",
+            "The hub cannot use its state",
+            "Nothing has changed. Send the request again; if that does not help, look at the hub's log "
+            "and at what keeps its state (a disk, a Redis).",
+        )
+    response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
 def answer_with_problems(app: Quart, forbidden: Callable[[], None]) -> None:
     """Have every error of this application answered here; `forbidden` is called where one is a 403."""
 
@@ -131,25 +155,7 @@ def answer_with_problems(app: Quart, forbidden: Callable[[], None]) -> None:
 
     @app.errorhandler(StoreUnavailable)
     async def store_unavailable(error: StoreUnavailable) -> Response:
-        log.error("the state could not be used", error=str(error))
-        if isinstance(error, OutcomeUnknown):
-            response = problem(
-                503,
-                "outcome-unknown",
-                "It is not known whether it was done",
-                "The hub lost its state from sight, or no replica confirmed the change. Look with GET "
-                "whether it is done before you send the request again.",
-            )
-        else:
-            response = problem(
-                503,
-                "store-unavailable",
-                "The hub cannot use its state",
-                "Nothing has changed. Send the request again; if that does not help, look at the hub's log "
-                "and at what keeps its state (a disk, a Redis).",
-            )
-        response.headers["Retry-After"] = str(error.retry_after)
-        return response
+        return store_problem(error)
 
     @app.errorhandler(Exception)
     async def bug(error: Exception) -> Response:

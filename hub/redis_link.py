@@ -21,7 +21,7 @@ from redis import exceptions
 from redis.asyncio import Connection, SSLConnection
 
 from gridcore.errors import ConfigError
-from hub.errors import OutcomeUnknown, StoreUnavailable
+from hub.errors import OutcomeUnknown, StoreAway, StoreUnavailable
 from hub.redis_place import Place, find_place
 from hub.redis_script import SCRIPTS
 from hub.redis_url import RedisTarget
@@ -114,7 +114,7 @@ class RedisLink:
     def check(self) -> None:
         """Raises StoreUnavailable while there is no session."""
         if not self._is_up:
-            raise StoreUnavailable(f"Redis is away: {self._why}")
+            raise StoreAway(f"Redis is away: {self._why}")
 
     async def call(self, *commands: Command, changes: bool = False) -> list[Any]:
         """The answers to these commands, sent together on one connection.

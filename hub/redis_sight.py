@@ -38,6 +38,8 @@ class Sight:
     ) -> None:
         """`clock` stands for Redis' own time; `empty` is the revision of a list that is made now."""
         self.known = Known()
+        self.has_seen = False
+        """Whether the copy is one of anything."""
         self.hub_id = hub_id
         self.wake: Wake = _wake_nobody
         self.hear_answer: Callable[[str], None] = _wake_nobody
@@ -122,6 +124,7 @@ class Sight:
         before = self.known.tasks, self._notices
         self.known.list_version = self.known.access_version = ""
         _, _, self._notices = await self._read()
+        self.has_seen = True
         if before != (self.known.tasks, self._notices):
             self._wake_all()
 

@@ -59,7 +59,10 @@ class Store(Protocol):
 
     @property
     def access(self) -> Access:
-        """What it takes to judge a token, as this hub last saw it: at most a second old."""
+        """What it takes to judge a token, as this hub last saw it: at most a second old.
+
+        StoreUnavailable: it never saw it.
+        """
 
     async def tokens(self) -> Sequence[TokenRecord]:
         """All tokens that were given out and not dropped, the oldest first."""

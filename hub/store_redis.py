@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from hub import codec, operations
 from hub.access import Access, Role, TokenRecord
 from hub.batcher import Batcher
-from hub.errors import OutcomeUnknown, StoreUnavailable, UnknownNode
+from hub.errors import OutcomeUnknown, StoreAway, StoreUnavailable, UnknownNode
 from hub.events import HUB, NODES_NAMED, Actor, Event, EventQuery, Recorded, name_nodes
 from hub.operations import Swept
 from hub.redis_rows import Entries, Entry, Looking
@@ -149,6 +149,8 @@ class RedisStore:
 
     @property
     def access(self) -> Access:
+        if not self.sight.has_seen:
+            raise StoreAway("Redis was never reached")
         return self.sight.known.access
 
     async def tokens(self) -> Sequence[TokenRecord]:

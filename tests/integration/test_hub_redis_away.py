@@ -122,8 +122,11 @@ def test_a_hub_that_starts_before_its_redis_waits_for_it(tmp_path: Path, resourc
         server.stop()
         hub = hub_on(resources, tmp_path, server.url)
         assert hub.get("/api/tasks").status == 503
+        assert hub.get("/api/tasks", token="a.signed.token").status == 503, "it may be a good one"
+        assert hub.request("GET", "/health", token="a.signed.token").status == 200
         server.start()
         eventually(lambda: is_up(hub), "the hub has found it")
+        assert hub.get("/api/tasks", token="a.signed.token").status == 401
         assert hub.post("/api/tasks", {"name": "a", "image": "x:1"}).status == 201
 
 
