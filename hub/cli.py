@@ -15,6 +15,7 @@ from gridcore import __version__, config, logs
 from gridcore.errors import EXIT_CONFIG, ConfigError
 from hub.certificates import read_pair
 from hub.cli_backup import backup, restore
+from hub.cli_notify import notify_test
 from hub.cli_tokens import key, token
 from hub.settings import EXAMPLE, FILE_NAME, SHORT_TOKEN, HubSettings
 
@@ -115,6 +116,7 @@ def _config_errors() -> Iterator[None]:
 
 main.add_command(token)
 main.add_command(key)
+main.add_command(notify_test)
 main.add_command(backup)
 main.add_command(restore)
 

@@ -166,7 +166,7 @@ class Messenger:
 
     async def _drop(self, notification: Notification, reason: str) -> None:
         self._counts.notifications["dropped"] += 1
-        about = {"event": notification.event, "to": self.target.name, "reason": reason}
+        about = {"about": notification.event, "to": self.target.name, "reason": reason}
         log.warning("a notification was dropped", **about)
         if self._dropped is not None:
             event = Event(
@@ -179,7 +179,7 @@ class Messenger:
         if len(self._ready) >= MOST_WAITING:
             oldest = self._ready.popleft()
             self._counts.notifications["dropped"] += 1
-            log.warning("too many notifications wait, the oldest is dropped", event=oldest.event)
+            log.warning("too many notifications wait, the oldest is dropped", about=oldest.event)
         self._ready.append(notification)
 
     def _open_early(self) -> None:
