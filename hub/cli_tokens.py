@@ -86,7 +86,8 @@ def _plain_errors() -> Iterator[None]:
         sys.exit(EXIT_CONFIG)
     except HubError as error:
         text = str(error)
-        hint = " Is computehub running?" if "cannot be reached" in text else ""
+        is_silent = "cannot be reached" in text and "certificate" not in text
+        hint = " Is computehub running?" if is_silent else ""
         click.echo(text + ("." if hint else "") + hint, err=True)
         sys.exit(1)
 

@@ -77,7 +77,11 @@ class RunningHub:
 
     async def _exchange(self, request: Request) -> Response:
         async with AiohttpTransport(self.url, self.trust) as transport:
-            return await transport(request)
+            try:
+                return await transport(request)
+            except HubUnreachable as error:  # its words are for gridnode.toml, and here these are options
+                text = str(error).replace("ca_file in gridnode.toml", "--ca-file")
+                raise HubUnreachable(text.replace("server_url", "--url")) from None
 
 
 def find_hub(
