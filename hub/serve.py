@@ -1,46 +1,44 @@
 """The hub as a process: its socket, its loops, its end.
 
-One stop event, ours, and every wait waits for it too. Hypercorn alone would not do: from Python 3.12 on it
-waits for open requests without end, and held requests are open for most of the time. One loop that crashes
-ends the process with its error; the service manager starts it again.
+One stop event, ours, and every wait waits for it too. One loop that crashes ends the process with its error;
+the service manager starts it again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
 
-import hypercorn.asyncio
 import structlog
-from hypercorn.config import Config
 
 from gridcore import __version__, systemd
 from gridcore.errors import ConfigError
 from hub import task_operations, token_operations
-from hub.app import create_app
+from hub.app import build_app
 from hub.crier import STEP_INTERVAL, Crier
 from hub.errors import StoreUnavailable
+from hub.http_server import BACKLOG, answer_requests
 from hub.insight import Insight
 from hub.journal_sqlite import open_sqlite
+from hub.lane import Lanes
 from hub.logdesk import Desk, LogDesk
 from hub.logdesk_redis import SharedLogDesk
 from hub.metrics import Counts
 from hub.news import News, log_nodes, tell
 from hub.notify import open_messengers
+from hub.pace import Pace
 from hub.refusals import Refusals, tell_refusals
 from hub.settings import HubSettings
 from hub.state import ids_of
 from hub.store import Store
 from hub.store_local import open_memory
 from hub.store_redis import RedisStore, open_redis
-from hub.tls import LOOK_INTERVAL, Tls, TlsConfig, ignore_failed_handshakes
+from hub.tls import LOOK_INTERVAL, Tls, ignore_failed_handshakes
 from hub.waiters import Waiters
 
 WATCH_INTERVAL = 1.0
@@ -54,15 +52,6 @@ FLUSH_INTERVAL = 300.0
 
 CLEAN_INTERVAL = 3600.0
 """Seconds between two looks for what has been kept long enough."""
-
-GRACE = 1.5
-"""Seconds that open requests get to end once the hub stops."""
-
-KEEP_ALIVE = 75.0
-"""Seconds that an idle connection stays open: longer than a heartbeat interval, which saves a handshake."""
-
-BACKLOG = 4096
-"""Connections that may wait to be accepted: a whole fleet comes back at once after a restart."""
 
 log = structlog.get_logger()
 
@@ -118,7 +107,8 @@ async def _run(
     counts = insight.metrics.counts
     messengers = open_messengers(settings.notify, store, counts)
     crier = Crier(store, insight, messengers)
-    app = create_app(
+    pace = Pace()
+    app = build_app(
         settings,
         store,
         waiters,
@@ -126,11 +116,14 @@ async def _run(
         news=news,
         refusals=refusals,
         insight=insight,
+        pace=pace,
     )
+    lanes = Lanes(app.calls, app.bearers, app.rights, app.requests)
 
     async def sweep() -> None:
         await tell(store, news)
         await tell_refusals(store, refusals)
+        pace.take(len(waiters))
         swept = await store.sweep(settings.node_retention)
         counts.sweep(len(swept.silent), len(swept.forgotten))
         if swept.forgotten:
@@ -154,7 +147,7 @@ async def _run(
     # Thousands of held requests are long-lived objects: looking through them often costs more than it frees.
     gc.set_threshold(50_000, 20, 100)
     async with asyncio.TaskGroup() as loops:
-        loops.create_task(_answer_requests(app, listener, tls, stopping), name="http")
+        loops.create_task(answer_requests(app.quart, lanes, listener, tls, stopping), name="http")
         loops.create_task(repeat(sweep, SWEEP_INTERVAL), name="sweep")
         loops.create_task(repeat(insight.watch.step, WATCH_INTERVAL), name="watch")
         if messengers:
@@ -170,28 +163,6 @@ async def _run(
         systemd.notify("STOPPING=1")
         waiters.close()
     await insight.eyes.close()
-
-
-async def _answer_requests(
-    app: Any, listener: socket.socket, tls: Tls | None, stopping: asyncio.Event
-) -> None:
-    """Serve until `stopping`, and then for GRACE seconds at most."""
-    config = TlsConfig(tls) if tls else Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.backlog = BACKLOG
-    config.keep_alive_timeout = KEEP_ALIVE
-    config.keep_alive_max_requests = 1_000_000
-    config.graceful_timeout = GRACE
-    config.include_server_header = False
-    config.errorlog = logging.getLogger("hypercorn.error")  # its warnings go where all logs go
-    with suppress(TimeoutError):
-        async with asyncio.timeout(None) as limit:
-
-            async def stop() -> None:
-                await stopping.wait()
-                limit.reschedule(asyncio.get_running_loop().time() + GRACE)
-
-            await hypercorn.asyncio.serve(app, config, shutdown_trigger=stop, mode="asgi")
 
 
 async def _repeat(

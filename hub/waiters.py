@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from typing import Protocol
 
 from hub.state import BLANK, EVERYONE
 
@@ -38,11 +39,17 @@ class Waiter:
             held[0] += time.perf_counter() - began
 
 
+class Wakeable(Protocol):
+    """Whatever waits; to be woken must not take long."""
+
+    def wake(self) -> None: ...
+
+
 class Waiters:
     """All held requests of this hub, by the node that they came from (`EVERYONE` if they do not say)."""
 
     def __init__(self) -> None:
-        self._by_node: defaultdict[str, set[Waiter]] = defaultdict(set)
+        self._by_node: defaultdict[str, set[Wakeable]] = defaultdict(set)
         self._limits: set[asyncio.Timeout] = set()
         self.is_closed = False
 
@@ -52,14 +59,23 @@ class Waiters:
     @contextmanager
     def holding(self, node_id: str | None) -> Iterator[Waiter]:
         """A waiter that can be woken from now on; gone when the request is, however that ends."""
-        key, waiter = node_id or EVERYONE, Waiter()
-        self._by_node[key].add(waiter)
+        waiter = Waiter()
+        self.add(node_id, waiter)
         try:
             yield waiter
         finally:
-            self._by_node[key].discard(waiter)
-            if not self._by_node[key]:
-                del self._by_node[key]
+            self.discard(node_id, waiter)
+
+    def add(self, node_id: str | None, waiter: Wakeable) -> None:
+        """Let this one be woken from now on."""
+        self._by_node[node_id or EVERYONE].add(waiter)
+
+    def discard(self, node_id: str | None, waiter: Wakeable) -> None:
+        """Let it be woken no more."""
+        key = node_id or EVERYONE
+        self._by_node[key].discard(waiter)
+        if not self._by_node[key]:
+            del self._by_node[key]
 
     def wake(self, whom: str) -> None:
         """Wake the requests of a node, of several (`state.wake_of`), or of EVERYONE."""
@@ -68,7 +84,7 @@ class Waiters:
         else:
             concerned = [self._by_node.get(node_id, set()) for node_id in whom.split(BLANK)]
         for waiters in concerned:
-            for waiter in waiters:
+            for waiter in tuple(waiters):
                 waiter.wake()
 
     @asynccontextmanager
