@@ -33,6 +33,11 @@ class Insight:
         if whom == EVERYONE:
             self.metrics.switches.see(self._store.latest_tasks, time.monotonic())
 
+    async def step(self) -> None:
+        """Look at the current task if it is time to. Raises StoreUnavailable."""
+        self.metrics.canaries.see(self._store.latest_tasks)
+        await self.watch.step()
+
     def took_up(self, generation: str) -> None:
         """A node reports a generation for the first time."""
         self.metrics.switches.took_up(generation, time.monotonic())

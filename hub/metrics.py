@@ -26,7 +26,7 @@ from gridcore import __version__
 from hub.errors import StoreUnavailable
 from hub.fleet import Fleet, FleetCounter
 from hub.store import Store
-from hub.tallies import HEARTBEAT, REGISTER, Requests, SwitchTimes
+from hub.tallies import HEARTBEAT, REGISTER, CanaryResults, Requests, SwitchTimes
 from hub.tasklist import TaskList, TaskStatus
 from hub.waiters import Waiters
 from hub.watch import Watch
@@ -46,7 +46,7 @@ class Counts:
     swept: Counter[str] = field(default_factory=Counter)
     """Nodes that sweeps called `offline` or `forgotten`."""
     last_sweep: dict[str, int] = field(default_factory=lambda: {"offline": 0, "forgotten": 0})
-    notifications: Counter[str] = field(default_factory=Counter)
+    notifications: Counter[str] = field(default_factory=lambda: Counter(delivered=0, dropped=0))
     """Notifications that were `delivered` or `dropped`."""
 
     def sweep(self, silent: int, forgotten: int) -> None:
@@ -79,6 +79,7 @@ class Metrics:
         """`certificate_ends` says when the hub's certificate does, in seconds since the epoch."""
         self.requests = Requests()
         self.switches = SwitchTimes(store.latest_tasks)
+        self.canaries = CanaryResults()
         self.counts = Counts()
         self._store = store
         self._fleet = fleet
@@ -149,6 +150,8 @@ class Metrics:
             )
 
     def _of_switches(self) -> Iterator[Metric]:
+        results = self.canaries.counts
+        yield _counters("gridcore_canaries", "What became of canaries, by result.", "result", results)
         spans = self.switches.spans
         yield HistogramMetricFamily(
             "gridcore_switch_seconds",

@@ -149,7 +149,7 @@ async def _run(
     async with asyncio.TaskGroup() as loops:
         loops.create_task(answer_requests(app.quart, lanes, listener, tls, stopping), name="http")
         loops.create_task(repeat(sweep, SWEEP_INTERVAL), name="sweep")
-        loops.create_task(repeat(insight.watch.step, WATCH_INTERVAL), name="watch")
+        loops.create_task(repeat(insight.step, WATCH_INTERVAL), name="watch")
         if messengers:
             loops.create_task(repeat(crier.step, STEP_INTERVAL), name="notify")
         for messenger in messengers:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from hub.problems import TYPE_PREFIX
-from hub.tasklist import TaskList
+from hub.tasklist import Canary, TaskList
 
 REQUEST_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds: the upper ends of the ranges in which requests are counted."""
@@ -81,7 +81,8 @@ class Requests:
         self._spans = {name: [Spans(REQUEST_BOUNDS) for _ in STATUSES] for name in names}
         # What comes most often is found at once.
         self._exact = {path: self._spans[name] for name, path in ROUTES}
-        self.problems: Counter[str] = Counter()
+        # What alerts look at is there from the start: what appears with a 1 has not grown for Prometheus.
+        self.problems: Counter[str] = Counter({"internal": 0, "store-unavailable": 0})
 
     def add(self, path: str, status: int, seconds: float) -> None:
         """One more answer."""
@@ -140,3 +141,23 @@ class SwitchTimes:
         self._began[revision] = now
         while len(self._began) > MOST_REVISIONS:
             self._began.popitem(last=False)
+
+
+class CanaryResults:
+    """What became of the tasks that were tried, by looks at the list."""
+
+    def __init__(self) -> None:
+        self.counts = {"healthy": 0, "promoted": 0, "aborted": 0}
+        self._before: Canary | None = None
+
+    def see(self, tasks: TaskList) -> None:
+        """The list as it is now."""
+        before, self._before = self._before, tasks.canary
+        if before is None:
+            return
+        now, current = tasks.canary, tasks.current
+        if now is not None and now.task == before.task:
+            self.counts["healthy"] += now.is_healthy and not before.is_healthy
+        else:
+            is_current = current is not None and current.name == before.task
+            self.counts["promoted" if is_current else "aborted"] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,8 +21,8 @@ from hub.operations import add_task, heartbeat, register, start_next
 from hub.registry import Node
 from hub.settings import HubSettings
 from hub.store_local import LocalStore, open_memory
-from hub.tallies import SWITCH_BOUNDS, Requests, SwitchTimes, route_of
-from hub.tasklist import TaskList
+from hub.tallies import SWITCH_BOUNDS, CanaryResults, Requests, SwitchTimes, route_of
+from hub.tasklist import Canary, TaskList
 from hub.waiters import Waiters
 
 TOKEN = "an-example-secret-of-some-length"
@@ -210,6 +211,17 @@ def test_buckets_count_what_the_smaller_ones_count_too() -> None:
     buckets = dict(spans.buckets())
     assert (buckets["0.001"], buckets["0.0025"], buckets["0.5"], buckets["10.0"]) == (1, 2, 3, 3)
     assert buckets["+Inf"] == spans.count == 4
+
+
+@pytest.mark.parametrize(("current", "result"), [("new", "promoted"), ("old", "aborted")])
+def test_what_became_of_a_canary_shows_in_the_list(current: str, result: str) -> None:
+    tried, _, _ = TaskList.empty(1).add(TaskDefinition(name=current, image="x:1"), 1.0)
+    after, _ = tried.start_next(None, 2, 1.0)
+    canary = Canary("new", "2-0000000000000002", ("a",), started_at=1.0, healthy_after=60)
+    results = CanaryResults()
+    for tasks in (after, replace(after, canary=canary), after, after):
+        results.see(tasks)
+    assert results.counts == {"healthy": 0, "promoted": 0, "aborted": 0, result: 1}
 
 
 def test_a_node_that_comes_late_did_not_take_long() -> None:
