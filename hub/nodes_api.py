@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from quart import Blueprint, Response, request
 from quart_schema import document_querystring, document_request, document_response, tag
 
@@ -22,7 +22,7 @@ from hub.errors import InvalidFields, NodeOffline, NoLog, NotSupported, PartlyDo
 from hub.events import Actor, name_nodes
 from hub.logdesk import Desk
 from hub.node_operations import CHUNK, ManyOrder, Ordered
-from hub.operators import NoQuery, answer, document_problems, no_content, read_nothing
+from hub.operators import NoBody, NoQuery, answer, document_problems, no_content, read_nothing
 from hub.redaction import hiding
 from hub.registry import Node
 from hub.store import Store
@@ -50,6 +50,46 @@ class LogQuery(BaseModel):
     previous: int = Field(default=0, ge=0, le=3)
 
 
+class NodeFilters(BaseModel):
+    """Which nodes: each filter may be given more than once, `label` as NAME=VALUE."""
+
+    status: Literal["Online", "Offline"] | None = None
+    architecture: str | None = None
+    platform: str | None = None
+    label: str | None = None
+
+
+class NodeView(BaseModel):
+    """A node as answers show it, with more than this."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    hostname: str
+    architecture: str
+    cpu_count: int
+    last_seen: str
+    status: Literal["Online", "Offline"]
+    runtime_status: str | None
+    active_containers: int
+
+
+class NodeList(RootModel[list[NodeView]]):
+    """Nodes, in the order in which they first came."""
+
+
+class CauseList(RootModel[list[dict[str, Any]]]):
+    """What goes wrong, the most frequent first."""
+
+
+class NodeOrders(BaseModel):
+    """The orders that stand for a node."""
+
+    node_id: str
+    draining: bool | None = None
+    stop_requested: bool
+
+
 class Skipped(BaseModel):
     """A node that was left out, and why."""
 
@@ -73,6 +113,9 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
 
     @api.get("/nodes")
     @tag(["nodes"])
+    @document_querystring(NodeFilters)
+    @document_response(NodeList)
+    @document_problems(422)
     async def list_nodes() -> Response:
         """All nodes, offline ones too; `?status=`, `?architecture=`, `?platform=` and `?label=k=v` select."""
         is_asked = _Filter()
@@ -117,7 +160,8 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
 
     @api.delete("/nodes/<node_id>")
     @tag(["nodes"])
-    @document_problems(404, 409, 503)
+    @document_response(NoBody, 204)
+    @document_problems(400, 404, 409, 422, 503)
     async def forget_node(node_id: str) -> Response:
         """Forget a node that is Offline; its own tokens end with it."""
         await read_nothing(request)
@@ -128,6 +172,8 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
 
     @api.get("/nodes/<node_id>")
     @tag(["nodes"])
+    @document_response(NodeView)
+    @document_problems(404)
     async def show_node(node_id: str) -> Response:
         """One node."""
         node, tasks = await store.node(node_id), await store.tasks()
@@ -135,6 +181,8 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
 
     @api.post("/nodes/<node_id>/stop")
     @tag(["nodes"])
+    @document_response(NodeOrders)
+    @document_problems(404, 503)
     async def stop_node(node_id: str) -> Response:
         """Ask a node to stop all its containers and exit."""
         node = await store.run(operations.order_stop(node_id), actor(request))
@@ -143,6 +191,8 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
 
     @api.post("/nodes/<node_id>/drain")
     @tag(["nodes"])
+    @document_response(NodeOrders)
+    @document_problems(404, 409, 503)
     async def drain_node(node_id: str) -> Response:
         """Have a node stop its containers and stay registered, until `resume`."""
         node = await store.run(operations.order_drain(node_id), actor(request))
@@ -151,6 +201,8 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
 
     @api.post("/nodes/<node_id>/resume")
     @tag(["nodes"])
+    @document_response(NodeOrders)
+    @document_problems(404, 503)
     async def resume_node(node_id: str) -> Response:
         """Take back a drain, and a stop that the node has not been told of."""
         node = await store.run(operations.order_resume(node_id), actor(request))
@@ -160,6 +212,7 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
     @api.get("/nodes/<node_id>/logs")
     @tag(["nodes"])
     @document_querystring(LogQuery)
+    @document_problems(404, 409, 422, 429, 503, 504)
     async def show_log(node_id: str) -> Response:
         """The last lines of a container's log, as text; waits until the node brings them."""
         wanted = read_query(request, LogQuery)
@@ -179,6 +232,8 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
 
     @api.get("/problems")
     @tag(["nodes"])
+    @document_response(CauseList)
+    @document_problems(422)
     async def list_problems() -> Response:
         """What goes wrong on the nodes that are Online, grouped by cause, the most frequent first."""
         read_query(request, NoQuery)

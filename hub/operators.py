@@ -22,7 +22,7 @@ class NoQuery(BaseModel):
 
 
 class NoBody(BaseModel):
-    """The body of a call that needs none: nothing, or an empty object."""
+    """The body of a call or of an answer that needs none: nothing, or an empty object."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

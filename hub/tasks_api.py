@@ -23,7 +23,7 @@ from hub.bodies import (
     validate,
 )
 from hub.door import actor
-from hub.operators import NoQuery, answer, document_problems, no_content, read_nothing
+from hub.operators import NoBody, NoQuery, answer, document_problems, no_content, read_nothing
 from hub.patching import apply_patch
 from hub.store import Store
 from hub.task_edits import Place
@@ -108,6 +108,21 @@ class Switched(BaseModel):
     current: str | None
 
 
+class Started(Switched):
+    """The same; where the next task is tried first, both are what is current, and `canary` is there."""
+
+    canary: CanaryView | None = None
+    message: str | None = None
+
+
+class Finished(BaseModel):
+    """What is completed, and what has started in its place."""
+
+    completed: str
+    started: str | None
+    message: str
+
+
 class Aborted(BaseModel):
     """What is not tried any more, on which nodes it was, and what is current."""
 
@@ -123,6 +138,9 @@ def tasks_api(store: Store) -> Blueprint:
     @api.post("")
     @tag(["tasks"])
     @document_request(TaskDefinition)
+    @document_response(TaskView, 200)
+    @document_response(TaskView, 201)
+    @document_problems(400, 409, 422, 503)
     async def add_task() -> Response:
         """Append a task to the list, Pending; it never starts by itself."""
         definition = await read_message(request, TaskDefinition)
@@ -161,6 +179,8 @@ def tasks_api(store: Store) -> Blueprint:
     @api.post("/next")
     @tag(["tasks"])
     @document_request(NextBody)
+    @document_response(Started)
+    @document_problems(400, 409, 422, 503)
     async def start_next() -> Response:
         """Complete the current task and start the first pending one; or with `canary` try it first."""
         body = await read_optional_object(request)
@@ -190,6 +210,8 @@ def tasks_api(store: Store) -> Blueprint:
     @api.post("/finish")
     @tag(["tasks"])
     @document_request(TaskGuard)
+    @document_response(Finished)
+    @document_problems(400, 409, 422, 503)
     async def finish() -> Response:
         """Complete the current task, and start the next one if there is one."""
         guard = await read_optional_message(request, TaskGuard)
@@ -257,7 +279,8 @@ def tasks_api(store: Store) -> Blueprint:
 
     @api.delete("/<name>")
     @tag(["tasks"])
-    @document_problems(404, 409, 422, 503)
+    @document_response(NoBody, 204)
+    @document_problems(400, 404, 409, 422, 503)
     async def remove_task(name: str) -> Response:
         """Drop a pending or completed task."""
         await read_nothing(request)
