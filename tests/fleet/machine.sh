@@ -81,6 +81,18 @@ install_missing() {
     fi
 }
 
+# Only its programs, unpacked beside our logs: the package itself would leave a service running. No root needed.
+fetch_prometheus() {
+    command -v promtool >/dev/null 2>&1 && command -v prometheus >/dev/null 2>&1 && return 0
+    target="$LOG_DIR/prometheus"
+    [ -x "$target/usr/bin/promtool" ] && [ -x "$target/usr/bin/prometheus" ] && return 0
+    command -v apt-get >/dev/null 2>&1 || return 0 # the tests say what is missing
+    mkdir -p "$target"
+    say "fetching Prometheus, for the tests of its alert rules (not installed)"
+    (cd "$target" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb . && rm -f prometheus_*.deb) \
+        >"$LOG_DIR/prometheus.log" 2>&1 || say "Prometheus cannot be fetched; see $LOG_DIR/prometheus.log"
+}
+
 wait_for_engine() {
     for _ in $(seq 60); do
         engine_answers_root && return 0
@@ -115,5 +127,6 @@ start_engine() {
 }
 
 install_missing
+fetch_prometheus
 start_engine
 say "ready ($(docker version --format 'Docker Engine {{.Server.Version}}'))"
