@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from gridcore.errors import ConfigError
+from hub.redis_url import parse_redis
+from hub.store_redis import open_redis
 from tests.integration.hub_process import HubProcess, environment
 from tests.integration.many_hubs import Caller, Hubs, Node, Operator, eventually, task_names
 from tests.servers.authority import Authority
@@ -171,42 +174,51 @@ def test_a_failover_loses_nothing_that_an_operator_was_told(
 # --- A Redis that is not fit -------------------------------------------------------------------------------
 
 
-def started(directory: Path, state: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A hub that is expected to end at once."""
+def refusal(directory: Path, state: str) -> str:
+    """The one line with which the hub refuses to start."""
     hub = HubProcess(directory, state=state)
-    return subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "hub.cli", "--config", str(hub.config)],
         capture_output=True,
         text=True,
         timeout=20,
-        env={**environment(), **variables},
+        env=environment(),
         check=False,
     )
-
-
-def refusal(directory: Path, state: str, **variables: str) -> str:
-    """The one line with which the hub refuses to start."""
-    result = started(directory, state, **variables)
     assert result.returncode == 78, result.stderr
-    assert "Traceback" not in result.stderr
-    return result.stderr.splitlines()[-1]
+    (line,) = result.stderr.splitlines()
+    return line
 
 
-def test_what_can_never_work_is_one_clear_line(tmp_path: Path, resources: ExitStack) -> None:
+async def why_not(url: str) -> str:
+    """The line with which a hub refuses this Redis."""
+    target = parse_redis(url)
+    assert target is not None
+    with pytest.raises(ConfigError) as refusal:
+        await open_redis(target)
+    return str(refusal.value)
+
+
+async def test_what_can_never_work_is_said_at_once(tmp_path: Path, resources: ExitStack) -> None:
     authority = Authority(tmp_path)
     secured = resources.enter_context(RedisServer(tmp_path / "tls", password="hunter2", authority=authority))
     address = f"127.0.0.1:{secured.port}"
     ca = f"ca={authority.certificate}"
-    wrong = refusal(tmp_path, f"rediss://:wrong-secret@{address}?{ca}")
-    assert "refuses the login" in wrong
-    assert "wrong-secret" not in wrong
-    assert "not trusted" in refusal(tmp_path, f"rediss://:hunter2@{address}")
-    assert "no file" in refusal(tmp_path, f"rediss://:hunter2@{address}?ca={tmp_path}/none.pem")
-    assert "cannot be read" in refusal(tmp_path, f"rediss://{address}?{ca}&password_file={tmp_path}/none")
-    assert "no database 99" in refusal(tmp_path, f"rediss://:hunter2@{address}/99?{ca}")
+    assert "not trusted" in await why_not(f"rediss://:hunter2@{address}")
+    assert "no file" in await why_not(f"rediss://:hunter2@{address}?ca={tmp_path}/none.pem")
+    assert "cannot be read" in await why_not(f"rediss://{address}?{ca}&password_file={tmp_path}/none")
+    assert "no database 99" in await why_not(f"rediss://:hunter2@{address}/99?{ca}")
+    assert "refuses the login" in await why_not(f"rediss://{address}?{ca}")
     with secured.client() as client:
         client.hset("{newer}:state", "schema", 99)
-    assert "newer GridCore" in refusal(tmp_path, f"rediss://:hunter2@{address}?{ca}&prefix=newer")
+    assert "newer GridCore" in await why_not(f"rediss://:hunter2@{address}?{ca}&prefix=newer")
+
+
+def test_a_refused_login_is_one_clear_line_without_the_password(tmp_path: Path, resources: ExitStack) -> None:
+    secured = resources.enter_context(RedisServer(tmp_path / "redis", password="hunter2"))
+    line = refusal(tmp_path, f"redis://:wrong-secret@127.0.0.1:{secured.port}")
+    assert "refuses the login" in line
+    assert "wrong-secret" not in line
 
 
 def test_the_password_can_stay_out_of_the_file(tmp_path: Path, resources: ExitStack) -> None:
