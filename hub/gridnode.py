@@ -97,7 +97,7 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
         asker = node_id if NODE_ID.fullmatch(node_id) else None
         if asker is not None:
             insist_on(actor(request), asker)
-        arrival = store.latest_tasks.assigned(asker).revision
+        arrival = calls.given(store.latest_tasks, asker).revision
         known = Known(",".join(request.headers.getlist("If-None-Match")), arrival)
         wait = spread(parse_wait(",".join(request.headers.getlist("Prefer"))))
         found = await _find(Question(asker, platform, known), wait)

@@ -28,9 +28,16 @@ class Known:
     `*` is whatever is current when the request arrives, so that a wait with it ends at the next change.
     """
 
+    __slots__ = ("_one", "_tags")
+
     def __init__(self, if_none_match: str, arrival: str) -> None:
-        tags = parse_etags(if_none_match) if if_none_match else ETags()
-        self._tags = ETags([arrival]) if tags.star_tag else tags
+        # One tag is what nodes send, and they are many.
+        is_one = if_none_match[:1] == if_none_match[-1:] == '"' and if_none_match.count('"') == 2
+        self._one = if_none_match[1:-1] if is_one else None
+        self._tags: ETags | None = None
+        if not is_one:
+            tags = parse_etags(if_none_match) if if_none_match else ETags()
+            self._tags = ETags([arrival]) if tags.star_tag else tags
 
     def __contains__(self, revision: str) -> bool:
-        return self._tags.contains_weak(revision)
+        return self._one == revision if self._tags is None else self._tags.contains_weak(revision)

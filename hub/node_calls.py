@@ -83,6 +83,14 @@ class NodeCalls:
         self._took_up = took_up
         self._pace = pace
         self._assigned, self._upcoming = _AssignedTasks(), _NextTask()
+        self._tasks = store.latest_tasks
+        self._given = self._tasks.assigned(None)
+
+    def given(self, tasks: TaskList, asker: str | None) -> Assignment:
+        """What a node is given, or whoever does not say which node it is."""
+        if tasks is not self._tasks:  # lists are values; to look through a long one for each node would cost
+            self._tasks, self._given = tasks, tasks.assigned(None)
+        return self._given if tasks.canary is None else tasks.assigned(asker)
 
     async def heartbeat(self, report: HeartbeatRequest, by: Actor) -> dict[str, Any]:
         """Note what a node reports, and say what is wanted of it."""
@@ -118,7 +126,7 @@ class NodeCalls:
         if question.asker is not None and await self.store.hear(question.asker):
             self._news.back(question.asker)
         tasks = self.store.latest_tasks
-        if tasks.assigned(question.asker).revision not in question.known:
+        if self.given(tasks, question.asker).revision not in question.known:
             # Or another hub has told the node already what this one has not seen yet.
             tasks = await self.store.tasks()
         return await self._judge(question, tasks, may_hold=may_hold)
@@ -130,17 +138,17 @@ class NodeCalls:
     def glance(self, question: Question) -> Found | None:
         """What is new for a held question, as far as that needs no waiting."""
         tasks = self.store.latest_tasks
-        given = tasks.assigned(question.asker)
+        given = self.given(tasks, question.asker)
         return None if given.revision in question.known else Found(given, tasks, is_new=True)
 
     def over(self, question: Question) -> Found:
         """The answer of a question whose time is up."""
         tasks = self.store.latest_tasks
-        given = tasks.assigned(question.asker)
+        given = self.given(tasks, question.asker)
         return Found(given, tasks, is_new=given.revision not in question.known)
 
     async def _judge(self, question: Question, tasks: TaskList, *, may_hold: bool) -> Found | None:
-        given = tasks.assigned(question.asker)
+        given = self.given(tasks, question.asker)
         if given.revision not in question.known:
             return Found(given, tasks, is_new=True)
         if not may_hold:
