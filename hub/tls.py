@@ -29,8 +29,9 @@ LOOK_INTERVAL = 86_400.0
 HANDSHAKE_TIME = 20.0
 """Seconds that a handshake may take: who connects and says nothing does not stay."""
 
-READ_BUFFER = 32 * 1024
-"""Bytes that a connection reads at once; asyncio's own 256 KiB would be most of what a held request costs."""
+READ_BUFFER = 8 * 1024
+"""Bytes that a connection reads at once. With the 256 KiB of asyncio, which each connection keeps, a held
+request costs 277 KiB, with these 29 (measured on 400)."""
 
 log = structlog.get_logger()
 

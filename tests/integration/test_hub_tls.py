@@ -63,7 +63,7 @@ class TlsHub(HubProcess):
             self.trusting().wrap_socket(plain, server_hostname=server_name) as wrapped,
         ):
             subject: Any = (wrapped.getpeercert() or {})["subject"]
-            return dict(entry[0] for entry in subject)["commonName"]
+            return str(dict(entry[0] for entry in subject)["commonName"])
 
 
 @pytest.fixture
@@ -170,6 +170,19 @@ def test_a_bad_pair_is_refused_with_one_line_and_the_old_one_stays(hub: TlsHub) 
     hub.show(other)
     hub.hang_up()
     wait_until(lambda: hub.name() == "other", "the whole new pair is taken")
+
+
+def test_large_bodies_and_large_answers_pass_whole(hub: TlsHub) -> None:
+    hub.start()
+    for number in range(30):
+        body = {"name": f"a{number}", "image": "x:1", "command": ["x" * 900] * 60}
+        assert hub.post("/api/tasks", body).status == 201
+    answer = hub.get("/api/tasks")
+    assert len(answer.body) > 1_500_000
+    assert len(answer.json["tasks"]) == 30
+    log = {"node_id": "n", "id": "nobody-waits", "text": "x" * 900_000}
+    assert hub.post("/gridnode/logs", log).status == 204
+    assert hub.post("/gridnode/logs", b"x" * 2_000_000).status == 413
 
 
 def test_sighup_without_tls_changes_nothing_and_says_so(tmp_path: Path) -> None:
