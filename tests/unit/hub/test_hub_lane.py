@@ -1,0 +1,238 @@
+"""A lane without a socket: what it answers itself, when it gives up, and what it must not miss."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from gridcore.protocol import HeartbeatAnswer, HeartbeatRequest, RegisterRequest, TaskDefinition
+from hub.app import build_app
+from hub.errors import StoreUnavailable
+from hub.http_server import KEEP_ALIVE
+from hub.lane import SLOW, Lane, Lanes
+from hub.operations import add_task, order_stop, register, start_next
+from hub.settings import HubSettings
+from hub.store_local import LocalStore, open_memory
+from hub.waiters import Waiters
+
+TOKEN = "an-example-secret-of-some-length"
+HEAD = f"Host: hub\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
+BODY = b'{"node_id": "n", "status": "Idle", "active_containers": 0}'
+BEAT = b"POST /gridnode/heartbeat HTTP/1.1\r\n%sContent-Length: %d\r\n\r\n%s" % (HEAD, len(BODY), BODY)
+ELSEWHERE = b"GET /api/tasks HTTP/1.1\r\n" + HEAD + b"\r\n"
+
+
+def question(known: str, wait: int = 25) -> bytes:
+    return (
+        b"GET /gridnode/task?platform=linux%2Famd64&node_id=n HTTP/1.1\r\n"
+        + HEAD
+        + f'If-None-Match: "{known}"\r\nPrefer: wait={wait}\r\n\r\n'.encode()
+    )
+
+
+class Transport(asyncio.Transport):
+    """Takes notes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.protocol: Any = None
+        self.is_closed = False
+
+    def write(self, data: Any) -> None:
+        self.written.append(bytes(data))
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 5) if name == "peername" else default
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+
+class Hub:
+    def __init__(self) -> None:
+        self.store: LocalStore = open_memory()
+        self.waiters = Waiters()
+        app = build_app(HubSettings(token=TOKEN, state="memory:"), self.store, self.waiters)
+        self.lanes = Lanes(app.calls, app.bearers, app.rights, app.requests)
+        self.calls = app.calls
+        self.taken_over: list[bytes] = []
+
+    async def take_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.taken_over.append(await reader.read(100_000))
+        writer.close()
+
+    def connect(self) -> tuple[Lane, Transport]:
+        lane, transport = Lane(self.lanes, self.take_over), Transport()
+        lane.connection_made(transport)
+        return lane, transport
+
+    async def settle(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def hub() -> Hub:
+    hub = Hub()
+    facts = RegisterRequest(node_id="n", hostname="h", architecture="x86_64", cpu_count=1, agent_version="1")
+    await hub.store.run(register(facts))
+    for name in "abc":
+        await hub.store.run(add_task(TaskDefinition(name=name, image="x:1")))
+    await hub.store.run(start_next())
+    return hub
+
+
+async def test_a_plain_heartbeat_is_answered_on_the_lane(hub: Hub) -> None:
+    lane, transport = hub.connect()
+    for _ in range(3):
+        lane.data_received(BEAT)
+        await hub.settle()
+    assert len(transport.written) == 3
+    assert transport.protocol is None
+    answer = json.loads(transport.written[0].partition(b"\r\n\r\n")[2])
+    assert answer == {"stop_requested": False, "known": True, "drain": False}
+    assert (await hub.store.node("n")).live.runtime_status == "Idle"
+
+
+async def test_what_is_not_plain_is_handed_over_with_all_that_was_not_answered(hub: Hub) -> None:
+    lane, transport = hub.connect()
+    lane.data_received(BEAT + ELSEWHERE)
+    await hub.settle()
+    assert len(transport.written) == 1
+    assert hub.taken_over == [ELSEWHERE]
+    assert not hub.lanes.all
+
+
+async def test_a_request_that_fails_is_handed_over_to_be_done_again(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> Any:
+        raise StoreUnavailable("away")
+
+    for data, name in ((BEAT, "heartbeat"), (question("x"), "arrive")):
+        monkeypatch.setattr(hub.calls, name, fail)
+        lane, transport = hub.connect()
+        lane.data_received(data)
+        await hub.settle()
+        assert transport.written == []
+        assert hub.taken_over.pop() == data
+    assert len(hub.waiters) == 0
+
+
+async def test_news_that_come_while_an_answer_is_worked_out_are_not_missed(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane, transport = hub.connect()
+    gate, looked = asyncio.Event(), hub.calls.arrive
+
+    async def slow(*asked: Any, **how: Any) -> Any:
+        found = await looked(*asked, **how)
+        await gate.wait()
+        return found
+
+    monkeypatch.setattr(hub.calls, "arrive", slow)
+    lane.data_received(question(hub.store.latest_tasks.revision))
+    await hub.settle()
+    await hub.store.run(start_next())
+    await hub.settle()
+    assert transport.written == []
+    gate.set()
+    await hub.settle()
+    assert transport.written[0].startswith(b"HTTP/1.1 200 OK")
+    assert b'"task_name": "b"' in transport.written[0]
+
+
+async def test_an_order_that_comes_while_an_answer_is_worked_out_is_not_missed(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane, transport = hub.connect()
+    gate, looked = asyncio.Event(), hub.calls.arrive
+
+    async def slow(*asked: Any, **how: Any) -> Any:
+        found = await looked(*asked, **how)
+        await gate.wait()
+        return found
+
+    monkeypatch.setattr(hub.calls, "arrive", slow)
+    lane.data_received(question(hub.store.latest_tasks.revision))
+    await hub.settle()
+    await hub.store.run(order_stop("n"))
+    gate.set()
+    await hub.settle()
+    assert transport.written[0].startswith(b"HTTP/1.1 304")
+    assert b"gridcore-heartbeat: now\r\n" in transport.written[0]
+
+
+async def test_time_that_is_up_while_a_look_goes_on_ends_the_question_after_it(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane, transport = hub.connect()
+    lane.data_received(question(hub.store.latest_tasks.revision))
+    await hub.settle()
+    gate = asyncio.Event()
+
+    async def slow(*_: Any) -> None:
+        await gate.wait()
+
+    monkeypatch.setattr(hub.calls, "look", slow)
+    hub.waiters.wake("n")
+    await hub.settle()
+    held = lane._held
+    assert held is not None
+    lane.over(held)
+    assert transport.written == []
+    gate.set()
+    await hub.settle()
+    assert transport.written[0].startswith(b"HTTP/1.1 304")
+
+
+async def test_who_leaves_is_held_no_more_and_told_nothing(hub: Hub) -> None:
+    lane, transport = hub.connect()
+    lane.data_received(question(hub.store.latest_tasks.revision))
+    await hub.settle()
+    assert len(hub.waiters) == 1
+    lane.connection_lost(None)
+    await hub.store.run(start_next())
+    await hub.settle()
+    assert (len(hub.waiters), transport.written, hub.lanes.all) == (0, [], set())
+
+
+async def test_idle_connections_are_closed_and_slow_requests_handed_over_and_held_ones_left_alone(
+    hub: Hub,
+) -> None:
+    (idle, idles), (slow, slows), (held, helds) = hub.connect(), hub.connect(), hub.connect()
+    slow.data_received(BEAT[:20])
+    held.data_received(question(hub.store.latest_tasks.revision))
+    await hub.settle()
+    now = hub.lanes.loop.time()
+    for lane in (idle, slow, held):
+        lane.tidy(now + SLOW / 2, KEEP_ALIVE)
+    assert (idles.is_closed, slows.protocol) == (False, None)
+    for lane in (idle, slow, held):
+        lane.tidy(now + KEEP_ALIVE, KEEP_ALIVE)
+    assert (idles.is_closed, helds.is_closed, helds.written) == (True, False, [])
+    await hub.settle()
+    assert hub.taken_over == [BEAT[:20]]
+
+
+async def test_what_a_heartbeat_is_answered_is_what_the_contract_has(hub: Hub) -> None:
+    wire = await hub.calls.heartbeat(
+        HeartbeatRequest(node_id="n", status="Idle", active_containers=0),
+        hub.lanes.bearers.identify([(b"authorization", b"Bearer " + TOKEN.encode())], None)
+        or pytest.fail("the token is right"),
+    )
+    assert wire.keys() <= HeartbeatAnswer.model_fields.keys()
+    HeartbeatAnswer.model_validate({**wire, "extra": 1})
