@@ -33,6 +33,8 @@ from gridcore.trust import Trust
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 15.0
 """Seconds; a long poll has its wait on top."""
+KEPT, KEPT_WITH_TLS = 15.0, 60.0
+"""Seconds that an idle connection is kept; a hub of ours closes it after 75."""
 MAX_ANSWER = 4 * 1024 * 1024
 MAX_DETAIL = 300
 """Characters of a hub's own words in an error of ours."""
@@ -103,7 +105,10 @@ class AiohttpTransport:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> AiohttpTransport:
-        self._session = aiohttp.ClientSession()
+        # A handshake of TLS costs a hub more than twenty heartbeats; without one, a connection that is kept
+        # costs it a descriptor for little.
+        kept = KEPT_WITH_TLS if self._is_tls else KEPT
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(keepalive_timeout=kept))
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
