@@ -40,6 +40,9 @@ CONFIRM_TIME = 1.0
 MOST_ROUNDS = 10
 """Times that an operation is decided, should another hub be faster each time."""
 
+PAUSE = 0.005
+"""Seconds that operations wait for company right after others were done."""
+
 MOST_TOUCHES = 500
 NODES_AT_ONCE = 500
 EVENTS_AT_ONCE = 500
@@ -90,8 +93,8 @@ class RedisStore:
         self._replicas = target.replicas
         self._entropy = entropy
         self._new_id = node_id
-        self._operations: Batcher[_Asked, Any] = Batcher(self._run_all)
-        self._touches: Batcher[tuple[str, str], Any] = Batcher(self._touch_all, MOST_TOUCHES)
+        self._operations: Batcher[_Asked, Any] = Batcher(self._run_all, pause=PAUSE)
+        self._touches: Batcher[tuple[str, str], Any] = Batcher(self._touch_all, MOST_TOUCHES, PAUSE)
 
     def listen(self, wake: Wake) -> None:
         self.sight.wake = wake
@@ -139,8 +142,9 @@ class RedisStore:
     async def sweep(self, retention: float) -> Swept:
         template = json.dumps(codec.dump_event(_SILENCE))
         values = (self.sight.at, self.hub_id, OFFLINE_AFTER, retention, template, NODES_NAMED)
-        ((silent, old),) = await self._link.call(self.sight.script(SWEEP, *values), changes=True)
-        if silent:
+        spans = (operations.QUIET, operations.LONGEST_SILENCE)
+        ((silent, old, is_told),) = await self._link.call(self.sight.script(SWEEP, *values, *spans), changes=True)
+        if is_told:
             self.sight.wake(AUDIT)
         forgotten: tuple[Node, ...] = ()
         if old:

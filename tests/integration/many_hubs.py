@@ -190,6 +190,18 @@ class Operator(threading.Thread):
         return self.unsure
 
 
+def wait_for_more(operators: list[Operator], count: int = 10) -> None:
+    """Wait until each of them has been told of so many more."""
+    before = [len(operator.added) for operator in operators]
+    eventually(
+        lambda: all(
+            len(operator.added) >= had + count for operator, had in zip(operators, before, strict=True)
+        ),
+        "operators get something done",
+        20,
+    )
+
+
 def task_names(answer: Answer) -> list[str]:
     """All tasks of `GET /api/tasks`, in order."""
     return [task["name"] for task in answer.json["tasks"]]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.hub_process import Answer, HubProcess
-from tests.integration.many_hubs import Caller, Hubs, Node, Operator, eventually, task_names
+from tests.integration.many_hubs import Caller, Hubs, Node, Operator, eventually, task_names, wait_for_more
 from tests.servers.haproxy import Haproxy
 from tests.servers.redis_server import RedisServer
 
@@ -149,7 +149,7 @@ def test_no_hub_that_dies_takes_an_acknowledged_operation_or_a_node_with_it(
         operator.start()
     asking = Caller(proxy.port)
     for killed in hubs:
-        time.sleep(0.3)
+        wait_for_more(operators)
         killed.kill()
         for one in nodes[::4]:
             eventually(lambda one=one: one.beat() is None, "a heartbeat arrives")  # type: ignore[misc]
@@ -165,7 +165,6 @@ def test_no_hub_that_dies_takes_an_acknowledged_operation_or_a_node_with_it(
         operator.stop()
     there = set(task_names(asking.ask("GET", "/api/tasks")))
     added = {name for operator in operators for name in operator.added}
-    assert len(added) > 50
     assert added <= there
     assert not there & {name for operator in operators for name in operator.refused}
     assert {seen["status"] for seen in asking.ask("GET", "/api/nodes").json} == {"Online"}
