@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from gridcore.protocol import HeartbeatRequest, RegisterRequest, TaskDefinition, TaskGuard
 from hub import registry
 from hub.errors import NotSupported, UnknownNode
-from hub.events import Event, name_nodes
+from hub.events import NODES_NAMED, Event, name_nodes
 from hub.registry import Node, Presence, Registration
-from hub.state import EVERYONE, Change, Moment, Operation, Outcome, View, ids_of
+from hub.state import EVERYONE, Change, Mark, Moment, Operation, Outcome, View, ids_of
 from hub.tasklist import Switch, Task, TaskList
 
 
@@ -37,6 +37,13 @@ class Swept:
 
     silent: tuple[Node, ...] = ()
     forgotten: tuple[Node, ...] = ()
+
+
+SILENCE = "silence"
+"""The mark of the nodes that fell silent and were not told of yet."""
+
+QUIET, LONGEST_SILENCE = 8.0, 60.0
+"""Seconds without a further silent node after which they are told, and after which they are told anyway."""
 
 
 # --- Tasks -------------------------------------------------------------------------------------------------
@@ -226,10 +233,34 @@ def sweep(node_ids: tuple[str, ...], retention: float) -> Operation[Swept]:
         forgotten = tuple(node for node in nodes if registry.is_forgotten(node, retention, at.now))
         changed: dict[str, Node | None] = {node.record.id: node for node in silent}
         changed |= {node.record.id: None for node in forgotten}
-        events = tell_nodes(at, "nodes-offline", silent) + tell_nodes(at, "nodes-forgotten", forgotten)
-        return Outcome(Swept(silent, forgotten), Change(nodes=changed, events=events))
+        before = view.mark(SILENCE)
+        silence, lost = gather_silence(before, list(ids_of(silent)), at.now.wall)
+        events = tell_nodes(at, "nodes-forgotten", forgotten)
+        if lost is not None:
+            node_id = lost["nodes"][0] if lost["count"] == 1 else None
+            events += at.tell("nodes-offline", node=node_id, detail=lost)
+        marks = {SILENCE: silence} if silence != before else {}
+        return Outcome(Swept(silent, forgotten), Change(nodes=changed, marks=marks, events=events))
 
-    return Operation(decide, nodes=node_ids)
+    return Operation(decide, nodes=node_ids, marks=(SILENCE,))
+
+
+def gather_silence(kept: Mark | None, silent: list[str], now: float) -> tuple[Mark | None, Mark | None]:
+    """What is kept of nodes that fell silent, and what is told of them now, if anything.
+
+    Half a fleet that is lost at once was last heard at different moments, so it falls silent in several
+    sweeps. It is told as one event, once no more follow.
+    """
+    if silent:
+        had = kept or {"since": now, "count": 0, "nodes": []}
+        names = [*had["nodes"], *silent][:NODES_NAMED]
+        kept = {**had, "last": now, "count": had["count"] + len(silent), "nodes": names}
+    if kept is None:
+        return None, None
+    is_quiet = not silent and not 0 <= now - kept["last"] < QUIET
+    if not is_quiet and 0 <= now - kept["since"] < LONGEST_SILENCE:
+        return kept, None
+    return None, {"count": kept["count"], "nodes": kept["nodes"]}
 
 
 def note(*events: Event) -> Operation[None]:

@@ -244,7 +244,7 @@ return answers
 
 _SWEEP = """
 local at, hub, span, retention, event = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local most = tonumber(ARGV[6])
+local most, quiet, longest = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local clock, wall, is_gap = read_clock(at)
 redis.call('HSET', state, 'clock', text(clock), 'ticked', text(wall))
 if is_gap then redis.call('HSET', state, 'grace', text(clock)) end
@@ -252,12 +252,24 @@ local silent = {}
 if clock - redis.call('HGET', state, 'grace') >= span then
   silent = redis.call('ZRANGEBYSCORE', P .. 'online', '-inf', text(clock - span))
 end
+local kept = redis.call('HMGET', state, 'silent', 'silent_since', 'silent_last')
+local count, since, last = tonumber(kept[1] or 0), tonumber(kept[2] or wall), tonumber(kept[3] or wall)
+if count == 0 then since = wall end
 if #silent > 0 then
   for _, id in ipairs(silent) do redis.call('ZREM', P .. 'online', id) end
+  for place = 1, math.min(#silent, most - count) do redis.call('RPUSH', P .. 'silent', silent[place]) end
+  count, last = count + #silent, wall
+  redis.call('HSET', state, 'silent', count, 'silent_since', text(since), 'silent_last', text(last))
+end
+-- As `operations.gather_silence` has it: one event about all that fall silent together.
+local is_quiet = #silent == 0 and not (wall >= last and wall - last < quiet)
+local is_told = count > 0 and (is_quiet or not (wall >= since and wall - since < longest))
+if is_told then
   local told = cjson.decode(event)
-  told.time, told.detail.count, told.detail.nodes = wall, #silent, {}
-  for place = 1, math.min(#silent, most) do told.detail.nodes[place] = silent[place] end
-  if #silent == 1 then told.node = silent[1] end
+  told.time, told.detail.count, told.detail.nodes = wall, count, redis.call('LRANGE', P .. 'silent', 0, -1)
+  if count == 1 then told.node = told.detail.nodes[1] end
+  redis.call('HDEL', state, 'silent', 'silent_since', 'silent_last')
+  redis.call('DEL', P .. 'silent')
   add_event(cjson.encode(told), math.floor(wall * 1000))
   tell({by = hub, wake = {}, audit = true})
 end
@@ -266,7 +278,7 @@ local before = text(wall - retention)
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'seen', '-inf', before, 'LIMIT', 0, 500)) do
   if not redis.call('ZSCORE', P .. 'online', id) then old[#old + 1] = id end
 end
-return {silent, old}
+return {silent, old, is_told and 1 or 0}
 """
 
 _ASK = """
@@ -318,8 +330,9 @@ TOUCH = _script(_TOUCH)
 """at, [[hear | nudge | take, node]] → [answer]."""
 
 SWEEP = _script(_SWEEP)
-"""at, hub, span, retention, event to fill in, nodes that it names at most → [who fell silent], [who may be
-forgotten, some hundreds at most]."""
+"""at, hub, span, retention, event to fill in, nodes that it names at most, seconds of quiet before it is told
+and until it is told anyway → [who fell silent], [who may be forgotten, some hundreds at most], 1 if the
+event was told."""
 
 ASK = _script(_ASK)
 """hub, node, id, order, most, seconds that it stands → 1, or 0 if so many wait already."""

@@ -141,9 +141,9 @@ class RedisStore:
 
     async def sweep(self, retention: float) -> Swept:
         template = json.dumps(codec.dump_event(_SILENCE))
-        values = (self.sight.at, self.hub_id, OFFLINE_AFTER, retention, template, NODES_NAMED)
-        spans = (operations.QUIET, operations.LONGEST_SILENCE)
-        ((silent, old, is_told),) = await self._link.call(self.sight.script(SWEEP, *values, *spans), changes=True)
+        telling = (template, NODES_NAMED, operations.QUIET, operations.LONGEST_SILENCE)
+        command = self.sight.script(SWEEP, self.sight.at, self.hub_id, OFFLINE_AFTER, retention, *telling)
+        ((silent, old, is_told),) = await self._link.call(command, changes=True)
         if is_told:
             self.sight.wake(AUDIT)
         forgotten: tuple[Node, ...] = ()

@@ -124,8 +124,8 @@ class SharedClock(Clock):
         self._tick()
 
     def _tick(self) -> None:
-        span, event, most = 1e12, "{}", 20
-        arguments = (self.read().wall, "another", span, 1e12, event, most)
+        never = 1e12
+        arguments = (self.read().wall, "another", never, never, "{}", 20, never, never)
         self._client.eval(SWEEP.text, 1, self._state, *arguments)
 
 

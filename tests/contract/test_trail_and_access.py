@@ -97,15 +97,45 @@ async def test_nodes_that_join_and_leave_are_told_and_those_that_return_are_no_n
     assert await told(store, node="a") == ["node-left", "node-joined"]
 
 
-async def test_half_a_fleet_that_falls_silent_is_one_event(kind: StoreKind, store: Store) -> None:
+async def test_nodes_that_fall_silent_one_after_another_are_one_event(kind: StoreKind, store: Store) -> None:
     for number in range(NODES_NAMED + 5):
         await store.run(register(node(f"n{number}")))
-    kind.clock.advance(60)
-    await store.sweep(1e6)
-    await store.sweep(1e6)
+        if number % 10 == 9:
+            kind.clock.advance(5)
+    kind.clock.advance(45)
+    for _ in range(4):
+        kind.clock.advance(5)
+        await store.sweep(1e6)
+    assert not any(node.is_online for node in await store.nodes())
+    assert "nodes-offline" not in await told(store)
+    for _ in range(4):
+        kind.clock.advance(5)
+        await store.sweep(1e6)
     (silent,) = await store.events(EventQuery(kinds=frozenset({"nodes-offline"})))
     assert silent.event.detail["count"] == NODES_NAMED + 5
-    assert len(silent.event.detail["nodes"]) == NODES_NAMED
+    assert sorted(silent.event.detail["nodes"]) == sorted(f"n{number}" for number in range(NODES_NAMED))
+
+
+async def test_nodes_that_go_on_falling_silent_are_told_each_minute(kind: StoreKind, store: Store) -> None:
+    for number in range(40):
+        await store.run(register(node(f"n{number}")))
+        kind.clock.advance(5)
+        await store.sweep(1e6)
+    counts = [
+        kept.event.detail["count"]
+        for kept in await store.events(EventQuery())
+        if "offline" in kept.event.kind
+    ]
+    assert counts == [13, 13]
+
+
+async def test_one_silent_node_is_named(kind: StoreKind, store: Store) -> None:
+    await store.run(register(node("a")))
+    kind.clock.advance(60)
+    await store.sweep(1e6)
+    kind.clock.advance(10)
+    await store.sweep(1e6)
+    assert await told(store, node="a") == ["nodes-offline", "node-joined"]
 
 
 async def test_the_trail_is_paged_both_ways(store: Store) -> None:

@@ -205,6 +205,8 @@ async def test_each_node_falls_silent_once_however_many_hubs_look(
     with server.client() as client:
         client.hincrbyfloat(state_of(pair[0]), "clock", 60)
     assert sorted(await silent(pair)) == sorted(f"n{number}" for number in range(30))
+    with server.client() as client:
+        client.hincrbyfloat(state_of(pair[0]), "silent_last", -10)
     assert await silent(pair) == []
     (event,) = await pair[1].events(EventQuery(kinds=frozenset({"nodes-offline"})))
     assert event.event.detail["count"] == 30
