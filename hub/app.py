@@ -9,6 +9,7 @@ from quart_schema import HttpSecurityScheme, Info, QuartSchema, security_scheme
 
 from gridcore import __version__
 from hub.bearer import Bearers
+from hub.description import Description, document_text
 from hub.door import Door, actor
 from hub.failures import Failures
 from hub.gridnode import gridnode_api
@@ -83,10 +84,12 @@ def build_app(
         security_schemes={"token": HttpSecurityScheme(scheme="bearer")},
         security=[{"token": []}],
         conversion_preference="pydantic",
+        openapi_provider_class=Description,
     )
 
     @app.get("/health")
     @security_scheme([])
+    @document_text("text/plain", "OK: the hub is alive.")
     async def health() -> Response:
         """Whether the hub is alive; needs no token."""
         return Response("OK", content_type="text/plain; charset=utf-8")

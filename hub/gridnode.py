@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 
 import structlog
+from pydantic import BaseModel, RootModel
 from quart import Blueprint, Response, request
-from quart_schema import document_request, tag
+from quart_schema import document_headers, document_querystring, document_request, document_response, tag
 
 from gridcore.platforms import DEFAULT_PLATFORM, canonical_platform
 from gridcore.protocol import (
     DeregisterRequest,
+    HeartbeatAnswer,
     HeartbeatRequest,
     LogsMessage,
+    NodeId,
     RegisterAnswer,
     RegisterRequest,
+    TaskConfig,
 )
 from hub import operations, token_operations
 from hub.bodies import read_message
+from hub.description import document_answer_headers, document_empty
 from hub.door import actor
 from hub.logdesk import Desk
 from hub.longpoll import Known, parse_wait
@@ -25,7 +30,31 @@ from hub.node_calls import NODE_ID, NUDGE, Found, NodeCalls, Question, config_of
 from hub.operators import answer, no_content
 from hub.roles import insist_on
 
+ETAG = ("The revision of what is current.", True)
+NUDGE_NAME = NUDGE[0]
+NUDGE_TEXT = ("`now`: an order waits for this node, which its next heartbeat is told.", False)
+
 log = structlog.get_logger()
+
+
+class TaskQuery(BaseModel):
+    """Who asks."""
+
+    platform: str = DEFAULT_PLATFORM
+    node_id: NodeId | None = None
+
+
+class TaskHeaders(BaseModel):
+    """What makes it a held request."""
+
+    if_none_match: str | None = None
+    """The ETag of the last answer."""
+    prefer: str | None = None
+    """`wait=N`: seconds that the hub may hold the request; 50 at most."""
+
+
+class GivenTask(RootModel[TaskConfig | None]):
+    """What the node is to run; null where there is nothing."""
 
 
 def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint:
@@ -36,6 +65,7 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
     @api.post("/register")
     @tag(["gridnode"])
     @document_request(RegisterRequest)
+    @document_response(RegisterAnswer)
     async def register() -> Response:
         """Take a node in; it keeps its id, or gets one."""
         message = await read_message(request, RegisterRequest)
@@ -71,6 +101,7 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
     @api.post("/heartbeat")
     @tag(["gridnode"])
     @document_request(HeartbeatRequest)
+    @document_response(HeartbeatAnswer)
     async def heartbeat() -> Response:
         """Note what a node reports, and tell it what is wanted of it."""
         message = await read_message(request, HeartbeatRequest)
@@ -80,6 +111,7 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
     @api.post("/logs")
     @tag(["gridnode"])
     @document_request(LogsMessage)
+    @document_empty(204, "Taken, or not needed any more.")
     async def bring_logs() -> Response:
         """The log that an operator waits for; 204, also when nobody waits any more. Up to 1 MiB."""
         message = await read_message(request, LogsMessage)
@@ -89,6 +121,12 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
 
     @api.get("/task")
     @tag(["gridnode"])
+    @document_querystring(TaskQuery)
+    @document_headers(TaskHeaders)
+    @document_response(GivenTask)
+    @document_empty(304, "What is current is what `If-None-Match` names, and the wait is over.")
+    @document_answer_headers(200, {"ETag": ETAG})
+    @document_answer_headers(304, {"ETag": ETAG, NUDGE_NAME: NUDGE_TEXT})
     async def show_task() -> Response:
         """What is current for a platform and node; held with `If-None-Match` and `Prefer: wait=N`."""
         node_id = request.args.get("node_id", "")
@@ -121,6 +159,7 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
     @api.post("/deregister")
     @tag(["gridnode"])
     @document_request(DeregisterRequest)
+    @document_empty(204, "The node is Offline, or was not known.")
     async def deregister() -> Response:
         """The last act of a node that stops: it is Offline now."""
         message = await read_message(request, DeregisterRequest)

@@ -9,6 +9,7 @@ from quart_schema import document_response, tag
 
 from gridcore.masking import mask_text
 from hub.bodies import read_query
+from hub.description import document_text
 from hub.fleet import Working
 from hub.insight import Insight
 from hub.metrics import CONTENT_TYPE
@@ -64,6 +65,7 @@ def insight_api(store: Store, insight: Insight) -> Blueprint:
 
     @api.get("/metrics")
     @tag(["metrics"])
+    @document_text("text/plain", "The figures.")
     @document_problems(422)
     async def show_metrics() -> Response:
         """All figures in Prometheus' text format."""

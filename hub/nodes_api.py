@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel, StringConstraints
 from quart import Blueprint, Response, request
 from quart_schema import document_querystring, document_request, document_response, tag
 
@@ -17,6 +17,7 @@ from gridcore.protocol import MAX_LOG_LINES
 from hub import node_operations, operations, token_operations
 from hub.bodies import read_message, read_query
 from hub.causes import find_causes, recent_since
+from hub.description import document_text
 from hub.door import actor
 from hub.errors import InvalidFields, NodeOffline, NoLog, NotSupported, PartlyDone, StoreUnavailable
 from hub.events import Actor, name_nodes
@@ -53,10 +54,10 @@ class LogQuery(BaseModel):
 class NodeFilters(BaseModel):
     """Which nodes: each filter may be given more than once, `label` as NAME=VALUE."""
 
-    status: Literal["Online", "Offline"] | None = None
-    architecture: str | None = None
-    platform: str | None = None
-    label: str | None = None
+    status: list[Literal["Online", "Offline"]] = []
+    architecture: list[str] = []
+    platform: list[str] = []
+    label: list[Annotated[str, StringConstraints(pattern="^[^=]+=")]] = []
 
 
 class NodeView(BaseModel):
@@ -78,7 +79,22 @@ class NodeList(RootModel[list[NodeView]]):
     """Nodes, in the order in which they first came."""
 
 
-class CauseList(RootModel[list[dict[str, Any]]]):
+class CauseView(BaseModel):
+    """One cause and the nodes that have it."""
+
+    kind: str
+    cause: str
+    nodes: int
+    of: int
+    """Nodes that are Online."""
+    summary: str
+    node_ids: list[str]
+    first: str
+    last: str
+    example: str
+
+
+class CauseList(RootModel[list[CauseView]]):
     """What goes wrong, the most frequent first."""
 
 
@@ -212,6 +228,7 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
     @api.get("/nodes/<node_id>/logs")
     @tag(["nodes"])
     @document_querystring(LogQuery)
+    @document_text("text/plain", "The lines.")
     @document_problems(404, 409, 422, 429, 503, 504)
     async def show_log(node_id: str) -> Response:
         """The last lines of a container's log, as text; waits until the node brings them."""

@@ -22,6 +22,7 @@ from hub.bodies import (
     read_query,
     validate,
 )
+from hub.description import optional_body
 from hub.door import actor
 from hub.operators import NoBody, NoQuery, answer, document_problems, no_content, read_nothing
 from hub.patching import apply_patch
@@ -178,6 +179,7 @@ def tasks_api(store: Store) -> Blueprint:
 
     @api.post("/next")
     @tag(["tasks"])
+    @optional_body
     @document_request(NextBody)
     @document_response(Started)
     @document_problems(400, 409, 422, 503)
@@ -209,6 +211,7 @@ def tasks_api(store: Store) -> Blueprint:
 
     @api.post("/finish")
     @tag(["tasks"])
+    @optional_body
     @document_request(TaskGuard)
     @document_response(Finished)
     @document_problems(400, 409, 422, 503)
@@ -228,6 +231,7 @@ def tasks_api(store: Store) -> Blueprint:
 
     @api.post("/promote")
     @tag(["tasks"])
+    @optional_body
     @document_request(TriedTask)
     @document_response(Switched)
     @document_problems(400, 409, 422, 503)
@@ -239,6 +243,7 @@ def tasks_api(store: Store) -> Blueprint:
 
     @api.post("/abort")
     @tag(["tasks"])
+    @optional_body
     @document_request(TriedTask)
     @document_response(Aborted)
     @document_problems(400, 409, 422, 503)

@@ -12,7 +12,15 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 from quart import Blueprint, Response, request
 from quart_schema import document_querystring, document_request, document_response, tag
 
@@ -20,6 +28,7 @@ from gridcore.protocol import NodeId
 from hub import token_operations
 from hub.access import Access, Role, SigningKey, TokenRecord
 from hub.bodies import read_message, read_query
+from hub.description import document_empty
 from hub.door import actor
 from hub.events import HUB
 from hub.operators import NoQuery, answer, document_problems, no_content, read_nothing
@@ -113,6 +122,10 @@ class TokenMade(TokenView):
     token: str
 
 
+class TokenList(RootModel[list[TokenView]]):
+    """Tokens, the newest first."""
+
+
 class KeyView(BaseModel):
     """A key that signs tokens, without its secret; times in RFC 3339."""
 
@@ -121,6 +134,10 @@ class KeyView(BaseModel):
     retired: str | None
     signs: bool
     """Whether new tokens are signed with it."""
+
+
+class KeyList(RootModel[list[KeyView]]):
+    """Keys, the newest first."""
 
 
 def tokens_api(store: Store) -> Blueprint:
@@ -148,6 +165,7 @@ def tokens_api(store: Store) -> Blueprint:
     @api.get("/tokens")
     @tag(["tokens"])
     @document_querystring(TokenQuery)
+    @document_response(TokenList)
     @document_problems(422)
     async def list_tokens() -> Response:
         """The records of tokens, the newest first; never the tokens."""
@@ -171,6 +189,7 @@ def tokens_api(store: Store) -> Blueprint:
 
     @api.delete("/tokens/<token_id>")
     @tag(["tokens"])
+    @document_empty(204, "It counts no more.")
     @document_problems(400, 404, 422, 503)
     async def revoke_token(token_id: str) -> Response:
         """End a token now. 204, also if it was revoked before."""
@@ -181,6 +200,7 @@ def tokens_api(store: Store) -> Blueprint:
 
     @api.get("/keys")
     @tag(["tokens"])
+    @document_response(KeyList)
     @document_problems(422)
     async def list_keys() -> Response:
         """The keys that sign tokens, the newest first: ids and dates."""
@@ -202,6 +222,7 @@ def tokens_api(store: Store) -> Blueprint:
 
     @api.delete("/keys/<key_id>")
     @tag(["tokens"])
+    @document_empty(204, "It counts no more.")
     @document_problems(400, 404, 409, 422, 503)
     async def retire_key(key_id: str) -> Response:
         """End a key, and with it all tokens that it signed. 204, also if it was retired before."""

@@ -20,6 +20,7 @@ from quart_schema import document_querystring, document_response, tag
 from hub.batcher import Batcher
 from hub.bearer import Bearers
 from hub.bodies import parse_query
+from hub.description import document_text
 from hub.door import actor
 from hub.errors import InvalidFields, StoreUnavailable, TooManyStreams
 from hub.events import MOST_EVENTS, EventQuery, Recorded
@@ -189,6 +190,7 @@ def trail_api(store: Store, waiters: Waiters, bearers: Bearers) -> Blueprint:
     @tag(["events"])
     @document_querystring(EventsQuery)
     @document_response(EventsAnswer)
+    @document_text(STREAM_TYPE, "A page, or with `Accept: text/event-stream` a stream of what comes.")
     async def list_events() -> Response:
         """The audit trail, newest first; with `Accept: text/event-stream` a stream of what comes."""
         wanted = parse_query(request, EventsQuery, several=frozenset({"kind"}))

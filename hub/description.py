@@ -1,0 +1,174 @@
+"""What /openapi.json says of a route beyond what the route says itself.
+
+The door, the stores and HTTP answer on all routes alike: that stands here once, and not at each of them. So
+do the things that the framework's own description does not know: answers without a body, or which are no
+JSON; that problems have a media type of their own; patterns of path parameters; headers of answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from quart_schema.openapi import OpenAPIProvider
+from werkzeug.routing import Rule
+
+from gridcore.protocol import NODE_ID_PATTERN, TASK_NAME_PATTERN
+from hub.operators import Problem
+from hub.roles import OPEN_PATHS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PROBLEM_TYPE = "application/problem+json"
+
+ANYWHERE = (408, 413)
+"""What the door may answer on every path."""
+WITH_TOKEN = (401, 403, 429, 503)
+"""And where a token is needed. 503: what keeps the state is away."""
+WITH_BODY = (400, 422)
+WITH_QUERY = (422,)
+WITH_PARTS = (404,)
+"""Where a part of the path is a name or an id."""
+
+EMPTY = frozenset({204, 304})
+"""Answers that have no body."""
+
+PARTS: Mapping[str, str] = {
+    "name": TASK_NAME_PATTERN,
+    "node_id": NODE_ID_PATTERN,
+    "token_id": r"^[A-Za-z0-9_-]{1,64}$",
+    "key_id": r"^[A-Za-z0-9_-]{1,64}$",
+}
+"""Patterns of the parts of paths."""
+
+Headers = Mapping[str, tuple[str, bool]]
+"""Names of headers, what they say, and whether an answer always has them."""
+
+PROBLEM_HEADERS: Mapping[int, Headers] = {
+    401: {"WWW-Authenticate": ("How to come with a token.", True)},
+    429: {"Retry-After": ("Seconds.", True)},
+    503: {"Retry-After": ("Seconds.", True)},
+}
+
+_TEXTS = "_gridcore_texts"
+_HEADERS = "_gridcore_headers"
+_OPTIONAL_BODY = "_gridcore_optional_body"
+
+
+def document_text(media_type: str, text: str, status: int = 200) -> Callable[[F], F]:
+    """Describe an answer that is no JSON; several of one status are a choice."""
+
+    def describe(route: F) -> F:
+        known: list[tuple[int, str, str]] = getattr(route, _TEXTS, [])
+        setattr(route, _TEXTS, [*known, (status, media_type, text)])
+        return route
+
+    return describe
+
+
+def document_empty(status: int, text: str) -> Callable[[F], F]:
+    """Describe an answer without a body."""
+    return document_text("", text, status)
+
+
+def document_answer_headers(status: int, headers: Headers) -> Callable[[F], F]:
+    """Describe the headers of an answer."""
+
+    def describe(route: F) -> F:
+        setattr(route, _HEADERS, {**getattr(route, _HEADERS, {}), status: headers})
+        return route
+
+    return describe
+
+
+def optional_body(route: F) -> F:
+    """Describe that the body may be left out."""
+    setattr(route, _OPTIONAL_BODY, True)
+    return route
+
+
+class Description(OpenAPIProvider):
+    """Makes /openapi.json."""
+
+    def schema(self) -> dict[str, Any]:
+        document = super().schema()
+        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        return document
+
+    def build_paths(self, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
+        paths, components = super().build_paths(rule)
+        route = self._app.view_functions[rule.endpoint]
+        completed = {
+            path: {method: complete(path, operation, route) for method, operation in operations.items()}
+            for path, operations in paths.items()
+        }
+        return completed, components
+
+
+def complete(path: str, operation: Mapping[str, Any], route: Callable[..., Any]) -> dict[str, Any]:
+    """The description of one operation, with all that it may answer."""
+    parameters = [_parameter(parameter) for parameter in operation["parameters"]]
+    completed = {**operation, "parameters": parameters}
+    if "requestBody" in operation:
+        completed["requestBody"] = {
+            **operation["requestBody"],
+            "required": not getattr(route, _OPTIONAL_BODY, False),
+        }
+    responses: dict[int, Any] = {int(status): said for status, said in operation["responses"].items()}
+    for status, media_type, text in getattr(route, _TEXTS, ()):
+        content = responses.get(status, {}).get("content", {})
+        if media_type:
+            content = {**content, media_type: {"schema": {"type": "string"}}}
+        responses[status] = {"description": text, "content": content}
+    for status in {*responses, *_always(path, completed)}:
+        responses[status] = _response(status, responses.get(status, {}))
+    for status, headers in getattr(route, _HEADERS, {}).items():
+        responses[status]["headers"] = _headers(headers)
+    completed["responses"] = {str(status): responses[status] for status in sorted(responses)}
+    return completed
+
+
+def _always(path: str, operation: Mapping[str, Any]) -> set[int]:
+    """The statuses that a route never names."""
+    statuses = {*ANYWHERE} if path in OPEN_PATHS else {*ANYWHERE, *WITH_TOKEN}
+    places = {parameter["in"] for parameter in operation["parameters"]}
+    if "path" in places:
+        statuses |= {*WITH_PARTS}
+    if "query" in places and path.startswith("/api/"):  # nodes' queries are read as far as they make sense
+        statuses |= {*WITH_QUERY}
+    if "requestBody" in operation:
+        statuses |= {*WITH_BODY}
+    return statuses
+
+
+def _response(status: int, said: Mapping[str, Any]) -> dict[str, Any]:
+    if status in EMPTY:
+        return {"description": said.get("description") or HTTPStatus(status).phrase}
+    if status < 400:
+        return dict(said)
+    problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    completed = {"description": HTTPStatus(status).phrase, "content": {PROBLEM_TYPE: problem}}
+    headers = PROBLEM_HEADERS.get(status)
+    return {**completed, "headers": _headers(headers)} if headers else completed
+
+
+def _headers(headers: Headers) -> dict[str, Any]:
+    return {
+        name: {"description": text, "required": is_required, "schema": {"type": "string"}}
+        for name, (text, is_required) in headers.items()
+    }
+
+
+def _parameter(parameter: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter as it can be sent: outside of JSON nothing is null."""
+    schema = dict(parameter["schema"])
+    if parameter["in"] == "path" and parameter["name"] in PARTS:
+        schema["pattern"] = PARTS[parameter["name"]]
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) == 1:
+        del schema["anyOf"]
+        schema |= kinds[0]
+    if schema.get("default", "") is None:
+        del schema["default"]
+    return {**parameter, "schema": schema}
