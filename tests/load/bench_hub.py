@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -60,6 +60,18 @@ QUICK = Size(nodes=(100, 1_000), switches=2, beats=2.0, window=8.0)
 
 
 @dataclass(frozen=True)
+class Trouble:
+    """What became of a fleet whose hub was killed, and then of one that lost half of its nodes."""
+
+    back_within: float
+    """Seconds after which all nodes had been heard by the hub that was started again."""
+    offline_after_restart: int
+    lost: int
+    offline: int
+    events: int
+
+
+@dataclass(frozen=True)
 class Measured:
     """One setup under one fleet; CPU in ms of the hubs' together, memory in KiB, times in seconds."""
 
@@ -77,6 +89,7 @@ class Measured:
     others_cores: float
     load: str
     resident_mib: float
+    trouble: Trouble | None
 
     @property
     def switch(self) -> list[float]:
@@ -127,6 +140,7 @@ class Bench:
             )
             cores, others_cores, load = self._window(hubs, fleet)
             resident = hubs.resident
+            trouble = self._trouble(hubs, fleet, nodes) if setup.name == "sqlite" else None
             fleet.do("rest")
             fleet.do("release")
             hubs.settle()
@@ -147,7 +161,30 @@ class Bench:
             others_cores=others_cores,
             load=load,
             resident_mib=resident / 2**20,
+            trouble=trouble,
         )
+
+    def _trouble(self, hubs: Running, fleet: _Fleet, nodes: int) -> Trouble | None:
+        """Kill the hub and start it again; then lose half of the nodes."""
+        if nodes < 0.9 * max(self._size.nodes):  # of the largest fleet, less what the machine's limits cost
+            return None
+        self.say("kill -9 of the hub, which is started again")
+        before = fleet.counts()["asked"]
+        hubs.hubs[0].crash()
+        began = time.monotonic()
+        while fleet.counts()["asked"] - before < nodes and time.monotonic() - began < 60:
+            time.sleep(0.5)
+        back_within = time.monotonic() - began
+        self.say(f"all have asked again within {back_within:.1f} s; is anybody called Offline?")
+        time.sleep(max(0.0, 75 - back_within))
+        offline = len(hubs.get("/api/nodes?status=Offline"))
+        _seconds, lost = fleet.do("lose_half")
+        self.say(f"{offline} are; now {lost:,} nodes are gone at once")
+        time.sleep(105)  # a minute until they are silent, and what it takes until no more follow
+        events = hubs.get("/api/events?kind=nodes-offline&limit=1000")["events"]
+        found = len(hubs.get("/api/nodes?status=Offline"))
+        self.say(f"{found:,} are Offline, told in {len(events)} events")
+        return Trouble(back_within, offline, lost, found, len(events))
 
     def _closed_loop(self, hubs: Running, fleet: _Fleet) -> tuple[float, float]:
         """Heartbeats a second, and ms of CPU each, with nothing else going on."""
@@ -264,6 +301,7 @@ def figures_of(setup: Setup, by_nodes: dict[int, Measured], bare: dict[int, Meas
         goal=lambda nodes: HELD_KIB_MOST if nodes >= 1_000 else None,
     )
     yield from rows("resident, all of it", "MiB", lambda one: one.resident_mib)
+    yield from trouble_of(by_nodes)
     for name, which in (("p50", 50), ("p99", 99), ("last", 100)):
         yield from rows(
             f"told of a switch, {name}",
@@ -274,6 +312,19 @@ def figures_of(setup: Setup, by_nodes: dict[int, Measured], bare: dict[int, Meas
                 "all " + ", ".join(f"{percentile(run, which):.3f}" for run in one.told)
             ),
         )
+
+
+def trouble_of(by_nodes: dict[int, Measured]) -> Iterator[Figure]:
+    """The figures of what went wrong on purpose."""
+    for nodes, one in by_nodes.items():
+        if one.trouble is None:
+            continue
+        yield Figure(f"hub killed: all heard again, {nodes:,} nodes", one.trouble.back_within, "s", None, "")
+        yield Figure("  called Offline by it, wrongly", one.trouble.offline_after_restart, "nodes", 0, "")
+        missing = one.trouble.lost - one.trouble.offline
+        note = f"{one.trouble.lost:,} lost, {one.trouble.offline:,} Offline"
+        yield Figure("half lost: not called Offline", max(missing, 0), "nodes", 0, note)
+        yield Figure("  events that tell of it", one.trouble.events, "events", 1, "")
 
 
 def told_most(nodes: int) -> float | None:
@@ -302,6 +353,7 @@ def main() -> int:
     options = parser.parse_args()
     size = QUICK if options.quick else Size()
     sizes = tuple(map(int, options.nodes.split(","))) if options.nodes else size.nodes
+    size = replace(size, nodes=sizes)
     setups = [setup for setup in SETUPS if not options.setups or setup.name in options.setups.split(",")]
     signal.signal(signal.SIGTERM, _interrupt)
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

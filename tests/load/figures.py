@@ -47,4 +47,6 @@ def percentile(values: Sequence[float], percent: float) -> float:
 def _number(value: float) -> str:
     if value >= 1000:
         return f"{value:,.0f}"
+    if isinstance(value, int):
+        return str(value)
     return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:.1f}"

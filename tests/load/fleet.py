@@ -34,7 +34,19 @@ RETRY = 1.0
 class Node:
     """What the simulator keeps of one node."""
 
-    __slots__ = ("beat", "due", "etag", "held", "id", "interval", "is_asking", "requests", "spread", "wait")
+    __slots__ = (
+        "beat",
+        "due",
+        "etag",
+        "held",
+        "id",
+        "interval",
+        "is_asking",
+        "is_gone",
+        "requests",
+        "spread",
+        "wait",
+    )
 
     def __init__(self, number: int, requests: Requests) -> None:
         self.id = f"bench-{number:06d}"
@@ -44,7 +56,7 @@ class Node:
         self.beat: Link | None = None
         self.interval = 30.0
         self.due = 0.0
-        self.is_asking = False
+        self.is_asking = self.is_gone = False
         self.wait = WAIT
         # The golden ratio spreads any number of nodes evenly.
         self.spread = 1 + int(number * 0.618033988749895 % 1 * WAIT)
@@ -121,6 +133,16 @@ class Fleet:
         """What was counted since the start; `cpu` in seconds."""
         used = resource.getrusage(resource.RUSAGE_SELF)
         return {**self._counts, "lost": self.loop.lost, "cpu": used.ru_utime + used.ru_stime}
+
+    def lose_half(self) -> dict[str, Any]:
+        """Every second node is gone, as if its power were."""
+        lost = self._nodes[::2]
+        for node in lost:
+            node.is_gone = True
+            for link in (node.held, node.beat):
+                if link is not None:
+                    link.close()
+        return {"count": len(lost)}
 
     def release(self) -> dict[str, Any]:
         """Close every node's connections."""
@@ -216,6 +238,8 @@ class Fleet:
         """The held request was cut off: ask again, a little later."""
 
         def again() -> None:
+            if node.is_gone:
+                return
             try:
                 link = self.loop.connect(node.requests.port)
             except OSError:
@@ -232,7 +256,7 @@ class Fleet:
         return node.requests.beat(node.id, node.etag or b"", time.monotonic() - self._began)
 
     def _beat(self, node: Node) -> None:
-        if not self._is_live:
+        if not self._is_live or node.is_gone:
             return
         link = node.beat
         if link is None or not link.is_open:

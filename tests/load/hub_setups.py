@@ -35,6 +35,7 @@ class Service:
     process: subprocess.Popen[bytes]
     port: int
     output: Path
+    command: Sequence[str] = ()
 
     @property
     def cpu(self) -> float:
@@ -51,6 +52,13 @@ class Service:
     def descriptors(self) -> int:
         """Open files and connections."""
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def crash(self) -> None:
+        """kill -9, and start it again on the same port and state; returns once it listens."""
+        self.process.kill()
+        self.process.wait()
+        self.process = _spawn(self.command, self.output)
+        _wait_for(self)
 
     def close(self) -> None:
         """End it."""
@@ -116,15 +124,23 @@ class Running:
         self._post("/api/tasks/finish")
         return asked
 
+    def get(self, path: str) -> Any:
+        """What the first hub answers."""
+        return self._call("GET", path)
+
     def _post(self, path: str, body: Any = None) -> None:
+        self._call("POST", path, body)
+
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self.hubs[0].port, timeout=60)
         wire = None if body is None else json.dumps(body)
-        connection.request("POST", path, wire, {"Authorization": f"Bearer {TOKEN}"})
+        connection.request(method, path, wire, {"Authorization": f"Bearer {TOKEN}"})
         answer = connection.getresponse()
         text = answer.read()
         connection.close()
         if answer.status not in (200, 201):
             raise RuntimeError(f"{path}: {answer.status} {text[:200]!r}")
+        return json.loads(text)
 
 
 @dataclass(frozen=True)
@@ -146,22 +162,34 @@ def free_port() -> int:
 
 def start(stack: ExitStack, command: Sequence[str], port: int, output: Path) -> Service:
     """A process that soon listens on its port; CannotStart with its last words if it ends before."""
-    with output.open("wb") as file:
-        process = subprocess.Popen(
+    service = Service(_spawn(command, output), port, output, command)
+    stack.callback(service.close)
+    _wait_for(service)
+    return service
+
+
+def _spawn(command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
+    with output.open("ab") as file:
+        return subprocess.Popen(
             command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
-    service = Service(process, port, output)
-    stack.callback(service.close)
+
+
+def _wait_for(service: Service) -> None:
+    """Raises CannotStart."""
     deadline = time.monotonic() + STARTS_WITHIN
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            words = output.read_text(errors="replace").strip()
-            raise CannotStart(" ".join(words.split())[-300:] or f"it ended with {process.returncode}")
+        if service.process.poll() is not None:
+            words = service.output.read_text(errors="replace").strip()
+            ended = f"it ended with {service.process.returncode}"
+            raise CannotStart(" ".join(words.split())[-300:] or ended)
         with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                return service
+            if client.connect_ex(("127.0.0.1", service.port)) == 0:
+                return
         time.sleep(0.05)
-    raise CannotStart(f"nothing listens on port {port} after {STARTS_WITHIN:.0f} s; see {output}")
+    raise CannotStart(
+        f"nothing listens on port {service.port} after {STARTS_WITHIN:.0f} s; see {service.output}"
+    )
 
 
 def start_hub(stack: ExitStack, directory: Path, state: str, name: str = "hub") -> Service:
