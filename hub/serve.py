@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 import socket
 import time
@@ -81,6 +82,7 @@ async def serve(settings: HubSettings) -> None:
     tls = open_tls(settings)
     loop.add_signal_handler(signal.SIGHUP, tls.reload if tls else _nothing_to_reload)
     loop.set_exception_handler(ignore_failed_handshakes)
+    allow_connections()
     listener = bind(settings)
     try:
         store = await open_store(settings)
@@ -190,6 +192,13 @@ async def look_at_canary(store: Store) -> None:
     outcome = await store.run(task_operations.judge_canary(canary))
     if outcome is not None:
         log.info(outcome.replace("-", " "), task=canary.task)
+
+
+def allow_connections() -> None:
+    """Have as many file descriptors as this process may: each node holds a connection, and soft limits are
+    made for programs that hold a few."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def open_tls(settings: HubSettings) -> Tls | None:

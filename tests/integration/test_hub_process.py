@@ -339,3 +339,16 @@ def test_the_environment_can_name_the_file_and_override_its_keys(hub: HubProcess
 def test_version_and_help_are_there() -> None:
     assert "computehub, version" in computehub("--version").stdout
     assert "computehub init" in computehub("--help").stdout
+
+
+def test_a_hub_takes_as_many_connections_as_it_may(tmp_path: Path) -> None:
+    hub = HubProcess(tmp_path, wrapper=("prlimit", "--nofile=64:5000")).start()
+    try:
+        held = [hub.connect() for _ in range(100)]
+        for connection in held:
+            connection.request("GET", "/health")
+        assert {connection.getresponse().status for connection in held} == {200}
+        for connection in held:
+            connection.close()
+    finally:
+        hub.end()
