@@ -22,13 +22,14 @@ PROJECT = Path(__file__).resolve().parents[2]
 class Operator:
     """Somebody with an inventory whose only host is the hub, which is this machine."""
 
-    def __init__(self, hub: HubProcess, directory: Path) -> None:
+    def __init__(self, hub: HubProcess, directory: Path, **secrets: str) -> None:
         self._inventory = directory / "inventory.json"
+        self._secrets = [TOKEN, *secrets.values()]
         variables = {
             "ansible_connection": "local",
             "ansible_python_interpreter": sys.executable,
             "gridcore_api_url": f"http://127.0.0.1:{hub.port}",
-            "gridcore_token": TOKEN,
+            **(secrets or {"gridcore_token": TOKEN}),
         }
         self._inventory.write_text(json.dumps({"gridcore_hub": {"hosts": {"hub": variables}}}))
 
@@ -50,7 +51,7 @@ class Operator:
             stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert (done.returncode != 0) == fails, done.stdout
-        assert TOKEN not in done.stdout
+        assert not [secret for secret in self._secrets if secret in done.stdout]
         assert "WARNING" not in done.stdout
         assert "DEPRECATED" not in done.stdout
         return done.stdout
@@ -61,9 +62,7 @@ class Operator:
 
 
 def changed(said: str) -> int:
-    match = re.search(r"changed=(\d+)", said)
-    assert match is not None
-    return int(match[1])
+    return int(re.findall(r" changed=(\d+) ", said)[-1])  # in the recap
 
 
 def shown(said: str) -> list[str]:
@@ -108,14 +107,16 @@ class Node(threading.Thread):
                 return
 
 
-def register(hub: HubProcess, name: str, hostname: str | None = None) -> None:
+def register(hub: HubProcess, name: str, hostname: str | None = None, **more: object) -> None:
     message = {
         "node_id": name,
         "hostname": hostname or f"{name}-host",
         "architecture": "x86_64",
         "cpu_count": 2,
+        "agent_version": "1",
+        **more,
     }
-    assert hub.post("/gridnode/register", {**message, "agent_version": "1"}).status == 200
+    assert hub.post("/gridnode/register", message).status == 200
 
 
 def beat(hub: HubProcess, name: str, **more: object) -> Any:
@@ -270,3 +271,94 @@ def test_the_status_says_what_each_node_does_and_what_goes_wrong(hub: HubProcess
     )
     names = ", ".join(f"bad{number}-host" for number in range(5))
     assert lines[place + 1] == f"    wrong-platform: {names} and 2 more"
+
+
+@pytest.fixture
+def switched(tmp_path: Path) -> Iterator[HubProcess]:
+    """A hub of one's own with the tasks `first` (current), `second` and `third`."""
+    process = HubProcess(tmp_path).start()
+    for name in ("first", "second", "third"):
+        assert process.post("/api/tasks", {"name": name, "image": f"registry:5000/{name}:1"}).status == 201
+    assert process.post("/api/tasks/next").status == 200
+    yield process
+    process.end()
+
+
+def try_second(hub: HubProcess) -> None:
+    register(hub, "trying")
+    beat(hub, "trying")
+    assert hub.post("/api/tasks/next", {"canary": 1}).status == 200
+
+
+def test_the_next_task_is_tried_aborted_and_promoted_with_a_token_for_operators(
+    switched: HubProcess, tmp_path: Path
+) -> None:
+    made = switched.post("/api/tokens", {"role": "operator", "ttl": 3600, "name": "alice"}).json
+    alice = Operator(switched, tmp_path, gridcore_operator_token=made["token"])
+    register(switched, "trying")
+    beat(switched, "trying")
+    said = alice.play("task_next", "task_next", "task_abort", canary="1", healthy_after="300.5")
+    assert changed(said) == 2
+    assert "second is tried on trying (starting)" in said
+    now = switched.get("/api/tasks").json
+    assert (now["current"], now["canary"], now["pending"]) == ("first", None, ["second", "third"])
+
+    try_second(switched)
+    assert alice.changes("task_promote", "task_promote", task="second") == 1
+    assert switched.get("/api/tasks").json["current"] == "second"
+    events = switched.get("/api/events?kind=canary-promoted").json["events"]
+    assert [event["who"] for event in events] == ["alice"]
+
+
+def test_the_fleet_is_held_and_released_once_and_the_status_says_so(
+    switched: HubProcess, tmp_path: Path
+) -> None:
+    try_second(switched)
+    said = Operator(switched, tmp_path).play(
+        "fleet_hold", "fleet_hold", "status", "fleet_release", "fleet_release"
+    )
+    assert changed(said) == 2
+    lines = shown(said[: said.index("PLAY [Let the fleet go on]")])
+    assert any(line.startswith("held  ") for line in lines)
+    assert "trying     second (starting): trying-host" in lines
+    events = switched.get("/api/events?limit=2").json["events"]
+    assert [event["kind"] for event in events] == ["fleet-released", "fleet-held"]
+
+
+def test_a_selection_of_nodes_is_drained_and_resumed_once(switched: HubProcess, tmp_path: Path) -> None:
+    operator = Operator(switched, tmp_path)
+    cellar: dict[str, Any] = {"architecture": "aarch64", "labels": {"room": "cellar"}}
+    register(switched, "cellar-off", **cellar)
+    assert switched.post("/gridnode/deregister", {"node_id": "cellar-off"}).status == 204
+    register(switched, "office", architecture="aarch64", labels={"room": "office"})
+
+    def draining() -> set[str]:
+        return {node["id"] for node in switched.get("/api/nodes").json if node["draining"]}
+
+    with Node(switched, "cellar"):
+        register(switched, "cellar", **cellar)
+        said = operator.play("node_drain", "node_drain", **cellar)
+        assert changed(said) == 1
+        assert "2 nodes were told, 0 had been before" in said
+        assert draining() == {"cellar", "cellar-off"}
+        assert switched.get("/api/nodes/cellar").json["active_containers"] == 0
+    assert operator.changes("node_resume", "node_resume", node="all") == 1
+    assert draining() == set()
+
+
+def test_check_mode_tries_holds_and_drains_nothing(switched: HubProcess, tmp_path: Path) -> None:
+    register(switched, "asked")
+    playbooks = "task_next", "fleet_hold", "node_drain"
+    assert Operator(switched, tmp_path).changes(*playbooks, check=True, canary="1", node="all") == 0
+    tasks = switched.get("/api/tasks").json
+    assert (tasks["current"], tasks["canary"], tasks["held"]) == ("first", None, False)
+    assert switched.get("/api/nodes/asked").json["draining"] is False
+
+
+def test_nonsense_is_refused_in_the_hubs_words(switched: HubProcess, tmp_path: Path) -> None:
+    operator = Operator(switched, tmp_path)
+    assert '"field": "canary"' in operator.play("task_next", fails=True, canary="some").replace("\\", "")
+    assert switched.get("/api/tasks").json["current"] == "first"
+    said = operator.play("node_drain", fails=True, labels="room=cellar")
+    assert '"field": "labels"' in said.replace("\\", "")
+    assert "not both" in operator.play("node_drain", fails=True, node="pi", architecture="aarch64")
