@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import structlog
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 from quart import Blueprint, Request, Response, request
 from quart_schema import document_querystring, document_response, tag
 
@@ -52,8 +61,20 @@ STREAM_HEADERS = {
     "X-Accel-Buffering": "no",  # nginx would keep events until it has a few kilobytes
 }
 
+_YEAR = re.compile(r"\d{4}-", re.ASCII)
+
 Place = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z-]{1,64}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+def _written_out(value: Any) -> Any:
+    """Not a bare number, which would be taken for seconds since 1970."""
+    if isinstance(value, str) and not _YEAR.match(value):
+        raise ValueError("expected a time with a zone, such as 2026-11-24T00:00:00Z")
+    return value
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 
 log = structlog.get_logger()
 
@@ -67,8 +88,8 @@ class EventsQuery(BaseModel):
     task: Text | None = None
     node: Text | None = None
     who: Text | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Time | None = None
+    until: Time | None = None
     before: Place | None = None
     after: Place | None = None
     limit: int = Field(default=100, ge=1, le=MOST_EVENTS)
