@@ -54,6 +54,7 @@ PROBLEM_HEADERS: Mapping[int, Headers] = {
 _TEXTS = "_gridcore_texts"
 _HEADERS = "_gridcore_headers"
 _OPTIONAL_BODY = "_gridcore_optional_body"
+_EXAMPLE = "_gridcore_example"
 
 
 def document_text(media_type: str, text: str, status: int = 200) -> Callable[[F], F]:
@@ -88,6 +89,16 @@ def optional_body(route: F) -> F:
     return route
 
 
+def document_example(body: Mapping[str, Any]) -> Callable[[F], F]:
+    """Describe a body that the route takes."""
+
+    def describe(route: F) -> F:
+        setattr(route, _EXAMPLE, body)
+        return route
+
+    return describe
+
+
 class Description(OpenAPIProvider):
     """Makes /openapi.json."""
 
@@ -111,10 +122,7 @@ def complete(path: str, operation: Mapping[str, Any], route: Callable[..., Any])
     parameters = [_parameter(parameter) for parameter in operation["parameters"]]
     completed = {**operation, "parameters": parameters}
     if "requestBody" in operation:
-        completed["requestBody"] = {
-            **operation["requestBody"],
-            "required": not getattr(route, _OPTIONAL_BODY, False),
-        }
+        completed["requestBody"] = _request_body(operation["requestBody"], route)
     responses: dict[int, Any] = {int(status): said for status, said in operation["responses"].items()}
     for status, media_type, text in getattr(route, _TEXTS, ()):
         content = responses.get(status, {}).get("content", {})
@@ -127,6 +135,15 @@ def complete(path: str, operation: Mapping[str, Any], route: Callable[..., Any])
         responses[status]["headers"] = _headers(headers)
     completed["responses"] = {str(status): responses[status] for status in sorted(responses)}
     return completed
+
+
+def _request_body(said: Mapping[str, Any], route: Callable[..., Any]) -> dict[str, Any]:
+    example = getattr(route, _EXAMPLE, None)
+    content = {
+        media_type: {**body, "example": example} if example is not None else body
+        for media_type, body in said["content"].items()
+    }
+    return {**said, "content": content, "required": not getattr(route, _OPTIONAL_BODY, False)}
 
 
 def _always(path: str, operation: Mapping[str, Any]) -> set[int]:

@@ -22,7 +22,7 @@ from gridcore.protocol import (
 )
 from hub import operations, token_operations
 from hub.bodies import read_message
-from hub.description import document_answer_headers, document_empty
+from hub.description import document_answer_headers, document_empty, document_example
 from hub.door import actor
 from hub.logdesk import Desk
 from hub.longpoll import Known, parse_wait
@@ -65,6 +65,7 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
     @api.post("/register")
     @tag(["gridnode"])
     @document_request(RegisterRequest)
+    @document_example({"node_id": None, "hostname": "pi-1", "architecture": "aarch64", "cpu_count": 4})
     @document_response(RegisterAnswer)
     async def register() -> Response:
         """Take a node in; it keeps its id, or gets one."""
@@ -101,6 +102,7 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
     @api.post("/heartbeat")
     @tag(["gridnode"])
     @document_request(HeartbeatRequest)
+    @document_example({"node_id": "pi-1", "status": "Idle", "active_containers": 0})
     @document_response(HeartbeatAnswer)
     async def heartbeat() -> Response:
         """Note what a node reports, and tell it what is wanted of it."""
@@ -111,6 +113,7 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
     @api.post("/logs")
     @tag(["gridnode"])
     @document_request(LogsMessage)
+    @document_example({"node_id": "pi-1", "id": "5f1c", "text": "what it wrote\n"})
     @document_empty(204, "Taken, or not needed any more.")
     async def bring_logs() -> Response:
         """The log that an operator waits for; 204, also when nobody waits any more. Up to 1 MiB."""
@@ -159,6 +162,7 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
     @api.post("/deregister")
     @tag(["gridnode"])
     @document_request(DeregisterRequest)
+    @document_example({"node_id": "pi-1"})
     @document_empty(204, "The node is Offline, or was not known.")
     async def deregister() -> Response:
         """The last act of a node that stops: it is Offline now."""

@@ -17,7 +17,7 @@ from gridcore.protocol import MAX_LOG_LINES
 from hub import node_operations, operations, token_operations
 from hub.bodies import read_message, read_query
 from hub.causes import find_causes, recent_since
-from hub.description import document_text
+from hub.description import document_example, document_text
 from hub.door import actor
 from hub.errors import InvalidFields, NodeOffline, NoLog, NotSupported, PartlyDone, StoreUnavailable
 from hub.events import Actor, name_nodes
@@ -147,6 +147,7 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
     @api.post("/nodes/drain")
     @tag(["nodes"])
     @document_request(NodeSelection)
+    @document_example({"architecture": "aarch64", "labels": {"room": "1"}})
     @document_response(OrderedNodes)
     @document_problems(400, 422, 503)
     async def drain_nodes() -> Response:
@@ -156,6 +157,7 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
     @api.post("/nodes/resume")
     @tag(["nodes"])
     @document_request(NodeSelection)
+    @document_example({"all": True})
     @document_response(OrderedNodes)
     @document_problems(400, 422, 503)
     async def resume_nodes() -> Response:

@@ -22,7 +22,7 @@ from hub.bodies import (
     read_query,
     validate,
 )
-from hub.description import optional_body
+from hub.description import document_example, optional_body
 from hub.door import actor
 from hub.operators import NoBody, NoQuery, answer, document_problems, no_content, read_nothing
 from hub.patching import apply_patch
@@ -139,6 +139,7 @@ def tasks_api(store: Store) -> Blueprint:
     @api.post("")
     @tag(["tasks"])
     @document_request(TaskDefinition)
+    @document_example({"name": "primes-2", "image": "registry.lan:5000/primes:2", "memory": 512})
     @document_response(TaskView, 200)
     @document_response(TaskView, 201)
     @document_problems(400, 409, 422, 503)
@@ -181,6 +182,7 @@ def tasks_api(store: Store) -> Blueprint:
     @tag(["tasks"])
     @optional_body
     @document_request(NextBody)
+    @document_example({"task": "primes-1"})
     @document_response(Started)
     @document_problems(400, 409, 422, 503)
     async def start_next() -> Response:
@@ -213,6 +215,7 @@ def tasks_api(store: Store) -> Blueprint:
     @tag(["tasks"])
     @optional_body
     @document_request(TaskGuard)
+    @document_example({"task": "primes-1"})
     @document_response(Finished)
     @document_problems(400, 409, 422, 503)
     async def finish() -> Response:
@@ -233,6 +236,7 @@ def tasks_api(store: Store) -> Blueprint:
     @tag(["tasks"])
     @optional_body
     @document_request(TriedTask)
+    @document_example({"task": "primes-2"})
     @document_response(Switched)
     @document_problems(400, 409, 422, 503)
     async def promote() -> Response:
@@ -245,6 +249,7 @@ def tasks_api(store: Store) -> Blueprint:
     @tag(["tasks"])
     @optional_body
     @document_request(TriedTask)
+    @document_example({"task": "primes-2"})
     @document_response(Aborted)
     @document_problems(400, 409, 422, 503)
     async def abort() -> Response:
@@ -296,6 +301,7 @@ def tasks_api(store: Store) -> Blueprint:
     @api.patch("/<name>")
     @tag(["tasks"])
     @document_request(TaskPatch)
+    @document_example({"image": "registry.lan:5000/primes:3", "memory": None})
     @document_response(TaskView)
     @document_problems(400, 404, 409, 412, 422, 503)
     async def edit_task(name: str) -> Response:
@@ -332,6 +338,7 @@ def tasks_api(store: Store) -> Blueprint:
     @api.post("/<name>/move")
     @tag(["tasks"])
     @document_request(MoveRequest)
+    @document_example({"to": "first"})
     @document_response(Order)
     @document_problems(400, 404, 409, 422, 503)
     async def move_task(name: str) -> Response:

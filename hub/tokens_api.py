@@ -28,7 +28,7 @@ from gridcore.protocol import NodeId
 from hub import token_operations
 from hub.access import Access, Role, SigningKey, TokenRecord
 from hub.bodies import read_message, read_query
-from hub.description import document_empty
+from hub.description import document_empty, document_example
 from hub.door import actor
 from hub.events import HUB
 from hub.operators import NoQuery, answer, document_problems, no_content, read_nothing
@@ -147,6 +147,7 @@ def tokens_api(store: Store) -> Blueprint:
     @api.post("/tokens")
     @tag(["tokens"])
     @document_request(TokenRequest)
+    @document_example({"role": "viewer", "ttl": 86_400, "name": "dashboard"})
     @document_response(TokenMade, 201)
     @document_problems(400, 422, 503)
     async def create_token() -> Response:

@@ -35,14 +35,18 @@ with-security-parameters = false  # ignored_auth tries bad tokens, and each answ
 bearer = "${HUB_TOKEN}"
 
 [dictionaries.names]
-values = ["done", "current", "a", "b"]
+values = ["done", "current", "a", "b", "c", "d", "e", "f"]
 
 [dictionaries.nodes]
 values = ["old", "new", "away"]
 
+[dictionaries.tags]
+values = ["*"]
+
 [parameters]
 "path.name" = { dictionary = "names", probability = 0.7 }
 "path.node_id" = { dictionary = "nodes", probability = 0.7 }
+"header.if-none-match" = { dictionary = "tags", probability = 0.5 }
 
 # What is valid may still be refused for what the state is: 400 where nothing is pending or running, 412.
 [checks.positive_data_acceptance]
@@ -50,8 +54,10 @@ expected-statuses = ["2xx", "304", "400", "401", "403", "404", "409", "412", "41
 
 # Rules that join several fields, or look into texts, are told in words and by 422.
 [[operations]]
-include-name = ["GET /api/events", "POST /api/tasks", "PATCH /api/tasks/{name}", "POST /api/tasks/{name}/move",
-  "POST /api/tasks/next", "POST /api/nodes/drain", "POST /api/nodes/resume"]
+include-name = [
+  "GET /api/events", "POST /api/tasks", "PATCH /api/tasks/{name}", "POST /api/tasks/{name}/move",
+  "POST /api/tasks/next", "POST /api/nodes/drain", "POST /api/nodes/resume",
+]
 checks.positive_data_acceptance.enabled = false
 
 [checks.negative_data_rejection]
@@ -178,8 +184,9 @@ def attend(hub: HubProcess, ended: threading.Event) -> None:
 
 def furnish(hub: HubProcess) -> None:
     """Tasks of every status, nodes of every kind, and so an audit trail."""
-    for name in ("done", "current", "a", "b", "c"):
+    for name in ("done", "current", "a", "b", "c", "d", "e", "f"):
         hub.post("/api/tasks", {"name": name, "image": f"{name}:1", "env": {"KEY": "secret"}})
+    hub.request("PATCH", "/api/tasks/a", {"memory": 512})
     hub.post("/api/tasks/next", {"task": None})
     hub.post("/api/tasks/next", {"task": "done"})
     facts = {"hostname": "h", "architecture": "aarch64", "cpu_count": 4, "labels": {"room": "1"}}
@@ -210,5 +217,6 @@ numbers = itertools.count(1)
 @schemathesis.hook
 def before_call(context, case, kwargs):
     number = next(numbers)
-    case.headers = {**(case.headers or {}), "X-Forwarded-For": f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"}
+    source = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+    case.headers = {**(case.headers or {}), "X-Forwarded-For": source}
 '''
