@@ -15,11 +15,12 @@ ROLES = sorted(path.name for path in (ANSIBLE / "roles").iterdir() if path.is_di
 UNITS = sorted((ANSIBLE / "roles").glob("*/files/*.service"))
 
 # `{{ gridcore_… | default(VALUE) | TYPE }}`: a role's variable takes the fleet's, and else VALUE.
-FROM_FLEET = re.compile(r"\{\{ gridcore_\w+ \| default\((.+?)\)(?: \| (?:int|bool))? \}\}")
+FROM_FLEET = re.compile(r"\{\{ gridcore_\w+ \| default\((.+?)\)(?: \| (?:int|float|bool))? \}\}")
 
 TYPES: dict[str, type | tuple[type, ...]] = {
     "bool": bool,
     "dict": dict,
+    "float": (int, float),
     "int": int,
     "list": list,
     "path": str,
@@ -81,6 +82,44 @@ def test_a_role_stays_quick(role: str) -> None:
 
     tasks = yaml.safe_load((ANSIBLE / "roles" / role / "tasks" / "main.yml").read_text())
     assert count(tasks) < 25
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_a_task_notifies_is_there(role: str) -> None:
+    def notified(tasks: list[dict[str, Any]]) -> set[str]:
+        return {task["notify"] for task in tasks if "notify" in task}.union(
+            *(notified(task["block"]) for task in tasks if "block" in task)
+        )
+
+    path = ANSIBLE / "roles" / role / "handlers" / "main.yml"
+    handlers = yaml.safe_load(path.read_text()) if path.exists() else []
+    names = {handler["name"] for handler in handlers} | {handler.get("listen") for handler in handlers}
+    assert notified(yaml.safe_load((ANSIBLE / "roles" / role / "tasks" / "main.yml").read_text())) <= names
+
+
+def test_of_several_hubs_one_is_restarted_after_the_other() -> None:
+    for name in ("hub.yml", "site.yml"):
+        plays = yaml.safe_load((ANSIBLE / "playbooks" / name).read_text())
+        (play,) = (play for play in plays if "idm.gridcore.hub" in play.get("roles", []))
+        assert play["serial"] == 1
+    (restart,) = yaml.safe_load((ANSIBLE / "roles/hub/tasks/restart.yml").read_text())
+    assert restart["block"][0]["throttle"] == 1
+
+
+def test_a_changed_certificate_reloads_the_hub_and_does_not_restart_it() -> None:
+    (block,) = (
+        task
+        for task in yaml.safe_load((ANSIBLE / "roles/hub/tasks/main.yml").read_text())
+        if task["name"] == "Bring the certificate"
+    )
+    assert [task["notify"] for task in block["block"]] == ["Reload the hub's certificate"]
+    handlers = yaml.safe_load((ANSIBLE / "roles/hub/handlers/main.yml").read_text())
+    (reload,) = (handler for handler in handlers if handler["name"] == "Reload the hub's certificate")
+    assert reload["ansible.builtin.systemd_service"]["state"] == "reloaded"
+    assert (
+        "ExecReload=/bin/kill -HUP $MAINPID"
+        in (ANSIBLE / "roles/hub/files/computehub.service").read_text().splitlines()
+    )
 
 
 @pytest.mark.parametrize("role", ["program", "preflight"])
