@@ -103,7 +103,7 @@ async def test_filters_select_and_kinds_add_up(app: Quart, store: LocalStore) ->
 @pytest.mark.parametrize(
     "query",
     ["kinds=a", "limit=0", "limit=1001", "limit=x", "before=1&after=2", "task=a&task=b", "since=yesterday",
-     "since=2023-11-14T22:13:20", "after=%00", "after=", "kind="],
+     "until=0.5", "since=2023-11-14T22:13:20", "after=%00", "after=", "kind="],
 )  # fmt: skip
 async def test_what_makes_no_sense_is_422(app: Quart, query: str) -> None:
     assert (await get(app, f"?{query}", 422))["type"].endswith("invalid-fields")

@@ -1,0 +1,90 @@
+"""/openapi.json is an OpenAPI document, and says of each route what it always may answer."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import schemathesis
+
+from hub.description import PARTS
+from hub.roles import OPEN_PATHS, RIGHTS
+from tests.unit.hub.operated_hub import OperatedHub
+
+PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
+@pytest.fixture
+async def document() -> dict[str, Any]:
+    found: dict[str, Any] = await OperatedHub().do("GET", "/openapi.json")
+    return found
+
+
+def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {
+        (method.upper(), path): operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+async def test_it_describes_each_route_that_has_rights(document: dict[str, Any]) -> None:
+    described = {(method, re.sub(r"{\w+}", "{}", path)) for method, path in operations(document)}
+    assert described == {*RIGHTS, ("GET", "/health")} - {("GET", "/openapi.json")}
+
+
+async def test_each_route_says_how_it_succeeds_and_how_it_refuses(document: dict[str, Any]) -> None:
+    for (method, path), operation in operations(document).items():
+        responses = operation["responses"]
+        assert any(status.startswith("2") for status in responses), (method, path)
+        always = {"408", "413"} if path in OPEN_PATHS else {"401", "403", "408", "413", "429", "503"}
+        assert always <= set(responses), (method, path)
+        assert ("404" in responses) >= ("{" in path), (method, path)
+        assert {"400", "422"} <= set(responses) or "requestBody" not in operation, (method, path)
+
+
+async def test_answers_have_the_types_that_they_are_sent_with(document: dict[str, Any]) -> None:
+    for where, operation in operations(document).items():
+        for status, response in operation["responses"].items():
+            if int(status) >= 400:
+                assert response["content"] == PROBLEM, (where, status)
+            else:
+                assert bool(response.get("content")) == (status not in ("204", "304")), (where, status)
+    events = operations(document)["GET", "/api/events"]["responses"]["200"]["content"]
+    assert set(events) == {"application/json", "text/event-stream"}
+    assert set(operations(document)["GET", "/metrics"]["responses"]["200"]["content"]) == {"text/plain"}
+
+
+async def test_parts_of_paths_have_patterns_and_no_query_is_null(document: dict[str, Any]) -> None:
+    for where, operation in operations(document).items():
+        for parameter in operation["parameters"]:
+            if parameter["in"] == "path":
+                assert parameter["schema"]["pattern"] == PARTS[parameter["name"]], where
+            assert {"type": "null"} not in parameter["schema"].get("anyOf", []), where
+
+
+async def test_it_is_an_openapi_document(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.")
+    schemathesis.openapi.from_dict(document).validate()
+
+
+async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    text = str(document)
+    names = set(re.findall(r"#/components/schemas/(\w+)", text))
+    assert text.count("$ref") == len(re.findall(r"'\$ref': '#/components/schemas/\w+'", text))
+    assert names <= set(document["components"]["schemas"])
+
+
+async def test_the_examples_are_taken(document: dict[str, Any]) -> None:
+    hub = OperatedHub()
+    bodies = {
+        where: operation["requestBody"]["content"]["application/json"]["example"]
+        for where, operation in operations(document).items()
+        if "requestBody" in operation
+    }
+    for (method, path), body in bodies.items():
+        response = await hub.ask(method, path.replace("{name}", "primes-2"), body)
+        assert response.status_code in (200, 201, 204, 400, 404, 409), (method, path)
+        problem = await response.get_json() if response.status_code == 400 else {}
+        assert not problem.get("type", "").endswith("malformed-body"), (method, path)
