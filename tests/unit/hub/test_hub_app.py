@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hub.app import create_app
 from hub.errors import StoreUnavailable
 from hub.journal_memory import MemoryJournal
 from hub.operations import add_task, order_stop, register, start_next
+from hub.serve import bind
 from hub.settings import HubSettings
 from hub.state import Change, State
 from hub.store_local import LocalStore, open_memory
@@ -168,6 +170,15 @@ def test_an_address_is_host_and_port(bind: str) -> None:
 def test_anything_else_is_none(bind: str) -> None:
     with pytest.raises(ValueError, match="HOST:PORT"):
         HubSettings(token=TOKEN, bind=bind)
+
+
+def test_answers_do_not_wait_for_the_client_to_confirm_their_first_part() -> None:
+    with (
+        bind(HubSettings(token=TOKEN, bind="127.0.0.1:0")) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_the_token_is_not_in_the_settings_text() -> None:
