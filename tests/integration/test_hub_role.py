@@ -221,6 +221,28 @@ def test_a_certificate_takes_the_place_of_the_old_one_only_if_the_hub_takes_it(
     assert "changed=1" in bring(second.certificate, second.key)
 
 
+def test_playbooks_ask_the_host_itself_unless_they_are_told_where_and_verify_then(
+    play: Play, tmp_path: Path
+) -> None:
+    hosts: dict[str, dict[str, str]] = {
+        "plain": {},
+        "own": {"gridcore_hub_bind": "10.0.0.1:9", "gridcore_hub_tls_certificate": "x.pem"},
+        "given": {"gridcore_api_url": "https://hub.example", "gridcore_hub_tls_certificate": "x.pem"},
+        "shared": {"gridcore_operator_token": ""},
+    }
+    variables = {"gridcore_token": TOKEN, "gridcore_operator_token": "alices"}
+    inventory = {"gridcore_hub": {"hosts": hosts, "vars": variables}}
+    asked = "{{ [api_url, api_verify | bool, api_token] | to_json }}"
+    here = {"ansible.builtin.include_vars": str(PROJECT / "ansible/playbooks/vars/hub.yml")}
+    play("hub", [here, *write(tmp_path, problems=asked)], inventory)
+    assert {name: read(tmp_path, name, "problems") for name in hosts} == {
+        "plain": ["http://127.0.0.1:8080", False, "alices"],
+        "own": ["https://10.0.0.1:9", False, "alices"],
+        "given": ["https://hub.example", True, "alices"],
+        "shared": ["http://127.0.0.1:8080", False, TOKEN],
+    }
+
+
 def test_a_redis_for_the_hubs_is_what_they_ask_for(play: Play, tmp_path: Path) -> None:
     port = free_port()
     texts = {"conf": "{{ lookup('ansible.builtin.template', 'gridcore.conf.j2') }}"}

@@ -62,7 +62,8 @@ class Operator:
 
 
 def changed(said: str) -> int:
-    return int(re.findall(r" changed=(\d+) ", said)[-1])  # in the recap
+    """All changes: there is a recap after each playbook, and each counts those before it, too."""
+    return int(re.findall(r" changed=(\d+) ", said)[-1])
 
 
 def shown(said: str) -> list[str]:
