@@ -1,4 +1,7 @@
-"""What /openapi.json promises, held against a real hub by schemathesis, as each role."""
+"""What /openapi.json promises, held against a real hub by schemathesis, as each role.
+
+GRIDCORE_SCHEMA_EXAMPLES and GRIDCORE_SEED say how many requests of a kind, and which.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from hub.access import Role
 from hub.roles import RIGHTS
 from tests.integration.hub_process import HubProcess, environment
 
-SEED = 20261124
+SEED = int(os.environ.get("GRIDCORE_SEED", "0")) or 20261124
 EXAMPLES = int(os.environ.get("GRIDCORE_SCHEMA_EXAMPLES", "8"))
 """Of each route and phase; the phase "coverage" makes as many as the description has corners. 0: no run."""
 
@@ -31,6 +34,8 @@ ROLES = ("operator", "node", "viewer")
 pytestmark = pytest.mark.skipif(EXAMPLES == 0, reason="GRIDCORE_SCHEMA_EXAMPLES=0")
 
 CHECKS = """\
+# All checks are on but where it says so here. `--checks all` would not listen to that.
+
 [generation]
 with-security-parameters = false  # ignored_auth tries bad tokens, and each answer to one takes its time
 
