@@ -19,41 +19,46 @@ if [ -n "$newest" ] && { [ ! -e .venv-newest/.ready ] || [ pyproject.toml -nt .v
   touch .venv-newest/.ready
 fi
 
-# Both at once: they mostly wait, for containers and for time to pass, and share nothing but the engine.
-# All hundred kills of the hub happen on one of them.
-other=""
+# All at once, on each interpreter with agents and without: those with agents mostly wait for containers and for
+# time to pass, and they share nothing but the engine. One is shown as it goes, the others once they are done.
+# All hundred kills of the hub happen on one interpreter.
+ALONE=(tests/unit tests/contract tests/integration --ignore=tests/integration/agent)
+AGENTS=(tests/integration/agent)
+said=$(mktemp -d)
+declare -A meanwhile=()
+trap 'rm -rf "$said"; for pid in "${meanwhile[@]}"; do kill "$pid" 2>/dev/null || true; done' EXIT
+
+begin() { # NAME PYTHON ARGUMENT…
+  "$2" -m pytest --durations=10 "${@:3}" >"$said/$1" 2>&1 &
+  meanwhile[$1]=$!
+}
+finish() { # NAME TITLE
+  local result=0
+  step "meanwhile: $2"
+  wait "${meanwhile[$1]}" || result=$?
+  unset "meanwhile[$1]"
+  cat "$said/$1"
+  [ "$result" -eq 0 ]
+}
+
+begin agents $python "${AGENTS[@]}"
 if [ -n "$newest" ]; then
-  said=$(mktemp)
-  trap 'rm -f "$said"; [ -z "$other" ] || kill "$other" 2>/dev/null || true' EXIT
-  GRIDCORE_KILL_ROUNDS=20 .venv-newest/bin/python -m pytest tests/unit tests/contract tests/integration >"$said" 2>&1 &
-  other=$!
+  GRIDCORE_KILL_ROUNDS=20 begin newest .venv-newest/bin/python "${ALONE[@]}"
+  begin newest-agents .venv-newest/bin/python "${AGENTS[@]}"
 fi
 step "unit, contract and integration tests on $(name_of $python)"
-$python -m pytest tests/unit tests/contract tests/integration --durations=10
+$python -m pytest "${ALONE[@]}" --durations=10
+finish agents "agents, on $(name_of $python)"
 ran+=("$(name_of $python): unit, contract, integration, fleet, molecule")
-if [ -n "$other" ]; then
-  step "the same, meanwhile, on $(name_of .venv-newest/bin/python)"
-  result=0
-  wait "$other" || result=$?
-  other=""
-  cat "$said"
-  [ "$result" -eq 0 ]
+if [ -n "$newest" ]; then
+  finish newest "unit, contract and integration tests on $(name_of .venv-newest/bin/python)"
+  finish newest-agents "agents, on $(name_of .venv-newest/bin/python)"
   ran+=("$(name_of .venv-newest/bin/python): unit, contract, integration")
 fi
-
-step "shutdown with held requests on CPython 3.12 or newer"
-modern=""
-for candidate in $python .venv-newest/bin/python; do
-  if [ -x "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then
-    modern=$candidate
-  fi
-done
-if [ -n "$modern" ]; then
-  # pytest ends with 5, a failure, when the marker selects nothing.
-  "$modern" -m pytest -m shutdown tests/unit tests/contract tests/integration
-  ran+=("$(name_of "$modern"): shutdown with held requests")
-else
-  echo "no CPython 3.12 or newer on this machine: not run"
+# From 3.12 on a server that stops waits for open requests: the tests marked `shutdown` must run there, too.
+newer_than_311='import sys; sys.exit(sys.version_info < (3, 12))'
+if ! $python -c "$newer_than_311" && [ -z "$newest" ]; then
+  echo "no CPython 3.12 or newer on this machine: shutdown with held requests was not run there"
 fi
 
 step "a real fleet over SSH"
