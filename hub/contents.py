@@ -20,11 +20,11 @@ from hub.journal_sqlite import (
     APPLICATION_ID,
     BUSY_TIMEOUT,
     SCHEMA_VERSION,
-    read_events,
     read_rest,
     read_tasks,
 )
 from hub.registry import Node
+from hub.sqlite_events import read_events
 from hub.state import EVERYONE, Change, Moment, Operation, Outcome, View
 from hub.store import Store
 from hub.store_local import read_clock

@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 from gridcore.errors import ConfigError
 from hub import codec
 from hub.errors import StoreUnavailable
-from hub.events import Event, EventQuery, Recorded
-from hub.journal_memory import place_of
+from hub.events import EventQuery, Recorded
 from hub.registry import Instant, Node
+from hub.sqlite_events import add_events, find_events
 from hub.state import Change, State
 from hub.store_local import LocalStore, new_entropy, read_clock
 from hub.tasklist import Task, TaskList
@@ -106,7 +106,7 @@ class SqliteJournal:
         await self._in_thread(lambda: self._transaction(update))
 
     async def events(self, query: EventQuery) -> Sequence[Recorded]:
-        return await self._in_thread(lambda: self._transaction(lambda database: _find(database, query)))
+        return await self._in_thread(lambda: self._transaction(lambda database: find_events(database, query)))
 
     async def forget_events(self, before: float) -> int:
         def delete(database: sqlite3.Connection) -> int:
@@ -201,20 +201,7 @@ class SqliteJournal:
             _put(database, "keys", key_id, codec.dump_key(key) if key else None)
         for name, mark in change.marks.items():
             _put(database, "marks", name, dict(mark) if mark is not None else None)
-        database.executemany(
-            "INSERT INTO events (time, kind, who, task, node, event) VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                (
-                    event.time,
-                    event.kind,
-                    event.who,
-                    event.task,
-                    event.node,
-                    json.dumps(codec.dump_event(event)),
-                )
-                for event in change.events
-            ),
-        )
+        add_events(database, change.events)
 
     def _write_tasks(self, database: sqlite3.Connection, tasks: TaskList) -> None:
         more = json.dumps(codec.dump_head(tasks))
@@ -320,34 +307,3 @@ def read_rest(database: sqlite3.Connection, now: Instant) -> tuple[Any, Any, Any
     ]
     tokens = [codec.load_token(record) for record in records("tokens").values()]
     return nodes, tokens, [codec.load_key(record) for record in records("keys").values()], records("marks")
-
-
-def _find(database: sqlite3.Connection, query: EventQuery) -> list[Recorded]:
-    conditions, values = ["1"], list[Any]()
-    if query.after is not None:
-        conditions.append("id > ?")
-        values.append(place_of(query.after))
-    elif query.before is not None:
-        conditions.append("id < ?")
-        values.append(place_of(query.before))
-    if query.kinds:
-        conditions.append(f"kind IN ({', '.join('?' * len(query.kinds))})")
-        values.extend(query.kinds)
-    for name in ("task", "node", "who"):
-        if (wanted := getattr(query, name)) is not None:
-            conditions.append(f"{name} = ?")
-            values.append(wanted)
-    for name, how in (("since", ">="), ("until", "<")):
-        if (moment := getattr(query, name)) is not None:
-            conditions.append(f"time {how} ?")
-            values.append(moment)
-    order = "ASC" if query.after is not None else "DESC"
-    text = f"SELECT id, event FROM events WHERE {' AND '.join(conditions)} ORDER BY id {order} LIMIT ?"  # noqa: S608
-    rows = database.execute(text, (*values, query.limit))
-    return [Recorded(str(place), codec.load_event(json.loads(event))) for place, event in rows]
-
-
-def read_events(database: sqlite3.Connection) -> Iterator[Event]:
-    """The whole audit trail, the oldest event first."""
-    for (event,) in database.execute("SELECT event FROM events ORDER BY id"):
-        yield codec.load_event(json.loads(event))

@@ -25,6 +25,7 @@ from gridcore.platforms import DEFAULT_PLATFORM, canonical_platform
 from gridcore.protocol import HeartbeatRequest
 from hub.bearer import Bearers
 from hub.events import Actor
+from hub.held import Held
 from hub.longpoll import Known, parse_wait
 from hub.node_calls import NODE_ID, NUDGE, Found, NodeCalls, Question, spread
 from hub.plain_http import (
@@ -114,7 +115,7 @@ class Lane(asyncio.Protocol):
         self._buffer = b""
         self._is_busy = False
         """A task is working out an answer."""
-        self._held: _Held | None = None
+        self._held: Held | None = None
         self._since = lanes.loop.time()
         self._peer: str | None = None
 
@@ -221,19 +222,19 @@ class Lane(asyncio.Protocol):
         known = Known(request.header(b"if-none-match").decode(), arrival)
         platform = canonical_platform(unquote(asked.get("platform", "")) or DEFAULT_PLATFORM)
         wait = spread(parse_wait(request.header(b"prefer").decode()))
-        self._held = _Held(self, Question(asker, platform, known), request.size)
+        self._held = Held(self, Question(asker, platform, known), request.size)
         # Among the waiters before anything is looked at, so that nothing is missed.
         calls.waiters.add(asker, self._held)
         return self._work(self._arrive(self._held, wait))
 
-    async def _arrive(self, held: _Held, wait: float) -> None:
+    async def _arrive(self, held: Held, wait: float) -> None:
         found = await self._lanes.calls.arrive(held.question, may_hold=wait > 0)
         if found is not None:
             self._tell(held, found)
         elif self._held is held:
             held.hold(wait)
 
-    async def _look(self, held: _Held) -> None:
+    async def _look(self, held: Held) -> None:
         found = await self._lanes.calls.look(held.question)
         if found is not None:
             self._tell(held, found)
@@ -252,17 +253,17 @@ class Lane(asyncio.Protocol):
         else:
             self._work(self._look(held))
 
-    def over(self, held: _Held) -> None:
+    def over(self, held: Held) -> None:
         """Its time is up."""
         if self._is_busy:
             held.is_over = True
         elif self._held is held:
             self._tell(held, self._lanes.calls.over(held.question))
 
-    def wake(self, _held: _Held) -> None:
+    def wake(self, _held: Held) -> None:
         self._lanes.wake(self)
 
-    def _tell(self, held: _Held, found: Found) -> None:
+    def _tell(self, held: Held, found: Found) -> None:
         if self._held is not held:
             return
         self._let_go()
@@ -327,37 +328,6 @@ class Lane(asyncio.Protocol):
         if self._buffer and not (self._is_busy or self._held) and self._transport is not None:
             self._transport.resume_reading()
             self._read()
-
-
-class _Held:
-    """A question that waits on a lane, among the hub's waiters."""
-
-    __slots__ = ("_lane", "_since", "_timer", "began", "is_over", "is_stale", "question", "seconds", "size")
-
-    def __init__(self, lane: Lane, question: Question, size: int) -> None:
-        self._lane = lane
-        self.question = question
-        self.size = size
-        """Bytes of the request."""
-        self.began = perf_counter()
-        self.seconds = 0.0
-        """That it was held on purpose."""
-        self.is_stale = self.is_over = False
-        """It was woken, or its time was up, while an answer was worked out."""
-        self._since = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-
-    def wake(self) -> None:
-        self._lane.wake(self)
-
-    def hold(self, wait: float) -> None:
-        self._since = perf_counter()
-        self._timer = asyncio.get_running_loop().call_later(wait, self._lane.over, self)
-
-    def let_go(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self.seconds = perf_counter() - self._since
 
 
 def _with_body(body: bytes, headers: bytes) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import structlog
-from pydantic import BaseModel, ConfigDict, RootModel
 from quart import Blueprint, Response, request
 from quart_schema import document_request, document_response, tag
 from werkzeug.http import parse_etags
@@ -28,108 +27,23 @@ from hub.operators import NoBody, NoQuery, answer, document_problems, no_content
 from hub.patching import apply_patch
 from hub.store import Store
 from hub.task_edits import Place
+from hub.task_messages import (
+    Aborted,
+    Finished,
+    Held,
+    NextBody,
+    Order,
+    Started,
+    Switched,
+    TaskListView,
+    TaskPatch,
+    TaskView,
+)
 from hub.task_operations import IfMatch
 from hub.tasklist import TaskStatus
 from hub.views import canary_view, refuse_masks, task_view
 
 log = structlog.get_logger()
-
-
-class NextBody(RootModel[TaskGuard | CanaryRequest]):
-    """What `next` takes: nothing, a guard, or on how many nodes to try the task first."""
-
-
-class TaskPatch(BaseModel):
-    """A JSON merge patch (RFC 7396) of a definition: any of its fields but `name`; null takes one away."""
-
-    model_config = ConfigDict(extra="allow")
-
-    image: str | None = None
-    images: dict[str, str | None] | None = None
-    env: dict[str, str | None] | None = None
-
-
-class TaskView(BaseModel):
-    """A task as answers show it: its definition, and what became of it."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    status: TaskStatus
-    added_at: str
-    started_at: str | None
-    completed_at: str | None
-    earlier: int
-    """How many former definitions `revert` can go back to."""
-
-
-class CanaryView(BaseModel):
-    """A task that is tried."""
-
-    task: str
-    state: str
-    nodes: list[str]
-    wanted: int
-    generation: str
-    started_at: str
-    up_since: str | None
-    healthy_after: float
-    start_within: float
-
-
-class TaskListView(BaseModel):
-    """The list."""
-
-    current: str | None
-    pending: list[str]
-    completed: list[str]
-    generation: str
-    held: bool
-    canary: CanaryView | None
-    tasks: list[TaskView]
-
-
-class Order(BaseModel):
-    """The pending tasks, in their order."""
-
-    pending: list[str]
-
-
-class Held(BaseModel):
-    """Whether the fleet is held, and what is current."""
-
-    held: bool
-    current: str | None
-
-
-class Switched(BaseModel):
-    """What was current, and what is."""
-
-    previous: str | None
-    current: str | None
-
-
-class Started(Switched):
-    """The same; where the next task is tried first, both are what is current, and `canary` is there."""
-
-    canary: CanaryView | None = None
-    message: str | None = None
-
-
-class Finished(BaseModel):
-    """What is completed, and what has started in its place."""
-
-    completed: str
-    started: str | None
-    message: str
-
-
-class Aborted(BaseModel):
-    """What is not tried any more, on which nodes it was, and what is current."""
-
-    aborted: str
-    nodes: list[str]
-    current: str | None
 
 
 def tasks_api(store: Store) -> Blueprint:
