@@ -113,14 +113,17 @@ class Hub:
             {"type": "http.request", "body": body, "more_body": False},
         ]
         sent: list[dict[str, Any]] = []
+        answered = asyncio.Event()
 
         async def receive() -> dict[str, Any]:
             if len(messages) == 1:  # a client that stays until it is answered
-                await asyncio.Event().wait()
+                await answered.wait()
             return messages.pop()
 
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                answered.set()
 
         await self.app.asgi_app(scope, receive, send)  # type: ignore[arg-type]
         start = next(message for message in sent if message["type"] == "http.response.start")
