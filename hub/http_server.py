@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -37,8 +36,6 @@ BACKLOG = 4096
 
 ACCEPTED_AT_ONCE = 128
 """Connections that are accepted before others have their turn."""
-
-Takeover = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
 
 
 class _Connection(TCPServer):

@@ -12,8 +12,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from gridcore.errors import ConfigError
 
-EVENTS = ("queue-empty", "task-failing", "nodes-gone", "canary")
-
 _URL = re.compile(r"https?://[!-~]+", re.ASCII | re.IGNORECASE)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,18 +37,6 @@ REPORT = {
     "paused": True,
 }  # fmt: skip
 SURVIVING = [kind for kind in KINDS if kind.survives]
-
-
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
-async def kind(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreKind]:
-    made: StoreKind = request.param(tmp_path)
-    yield made
-    await made.end()
-
-
-@pytest.fixture
-async def store(kind: StoreKind) -> Store:
-    return await kind.open()
 
 
 def task(name: str, **fields: Any) -> TaskDefinition:

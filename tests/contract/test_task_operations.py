@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,16 +30,9 @@ from hub.task_operations import (
     try_next,
 )
 from hub.tasklist import Canary, TaskStatus
-from tests.contract.store_kinds import KINDS, StoreKind
+from tests.contract.store_kinds import StoreKind
 
 RETENTION = 30 * 86_400.0
-
-
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
-async def kind(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreKind]:
-    made: StoreKind = request.param(tmp_path)
-    yield made
-    await made.end()
 
 
 @pytest.fixture

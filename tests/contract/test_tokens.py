@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -32,18 +30,6 @@ from tests.contract.store_kinds import KINDS, StoreKind
 ALICE = Actor("alice", "192.0.2.7")
 SURVIVING = [kind for kind in KINDS if kind.survives]
 survives = pytest.mark.parametrize("kind", SURVIVING, indirect=True, ids=lambda kind: kind.__name__)
-
-
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
-async def kind(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreKind]:
-    made: StoreKind = request.param(tmp_path)
-    yield made
-    await made.end()
-
-
-@pytest.fixture
-async def store(kind: StoreKind) -> Store:
-    return await kind.open()
 
 
 def node(node_id: str | None = None, machine: str | None = None) -> RegisterRequest:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,18 +23,6 @@ KEY = SigningKey("k1", "secret", created=1.0)
 TOKEN = TokenRecord("t1", Role.VIEWER, "wall", created=1.0, expires=2e9, created_by="alice")
 SURVIVING = [kind for kind in KINDS if kind.survives]
 survives = pytest.mark.parametrize("kind", SURVIVING, indirect=True, ids=lambda kind: kind.__name__)
-
-
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
-async def kind(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreKind]:
-    made: StoreKind = request.param(tmp_path)
-    yield made
-    await made.end()
-
-
-@pytest.fixture
-async def store(kind: StoreKind) -> Store:
-    return await kind.open()
 
 
 def task(name: str) -> TaskDefinition:

@@ -89,8 +89,15 @@ fetch_prometheus() {
     command -v apt-get >/dev/null 2>&1 || return 0 # the tests say what is missing
     mkdir -p "$target"
     say "fetching Prometheus, for the tests of its alert rules (not installed)"
+    unpack_prometheus && return 0
+    # Nothing else may have been missing, so that nobody has asked yet what there is.
+    if may_install; then quietly apt-get update -qq; fi
+    unpack_prometheus || say "Prometheus cannot be fetched; see $LOG_DIR/prometheus.log"
+}
+
+unpack_prometheus() {
     (cd "$target" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb . && rm -f prometheus_*.deb) \
-        >"$LOG_DIR/prometheus.log" 2>&1 || say "Prometheus cannot be fetched; see $LOG_DIR/prometheus.log"
+        >"$LOG_DIR/prometheus.log" 2>&1
 }
 
 wait_for_engine() {

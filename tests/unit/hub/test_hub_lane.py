@@ -15,6 +15,7 @@ from hub.http_server import KEEP_ALIVE
 from hub.lane import SLOW, Lane, Lanes
 from hub.operations import add_task, order_stop, register, start_next
 from hub.settings import HubSettings
+from hub.state import Operation
 from hub.store_local import LocalStore, open_memory
 from hub.waiters import Waiters
 
@@ -132,8 +133,16 @@ async def test_a_request_that_fails_is_handed_over_to_be_done_again(
     assert len(hub.waiters) == 0
 
 
-async def test_news_that_come_while_an_answer_is_worked_out_are_not_missed(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("happens", "told"),
+    [
+        (start_next(), [b"HTTP/1.1 200 OK", b'"task_name": "b"']),
+        (order_stop("n"), [b"HTTP/1.1 304", b"gridcore-heartbeat: now\r\n"]),
+    ],
+    ids=["a switch", "an order"],
+)
+async def test_what_happens_while_an_answer_is_worked_out_is_not_missed(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, happens: Operation[Any], told: list[bytes]
 ) -> None:
     lane, transport = hub.connect()
     gate, looked = asyncio.Event(), hub.calls.arrive
@@ -146,34 +155,12 @@ async def test_news_that_come_while_an_answer_is_worked_out_are_not_missed(
     monkeypatch.setattr(hub.calls, "arrive", slow)
     lane.data_received(question(hub.store.latest_tasks.revision))
     await hub.settle()
-    await hub.store.run(start_next())
+    await hub.store.run(happens)
     await hub.settle()
     assert transport.written == []
     gate.set()
     await hub.settle()
-    assert transport.written[0].startswith(b"HTTP/1.1 200 OK")
-    assert b'"task_name": "b"' in transport.written[0]
-
-
-async def test_an_order_that_comes_while_an_answer_is_worked_out_is_not_missed(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lane, transport = hub.connect()
-    gate, looked = asyncio.Event(), hub.calls.arrive
-
-    async def slow(*asked: Any, **how: Any) -> Any:
-        found = await looked(*asked, **how)
-        await gate.wait()
-        return found
-
-    monkeypatch.setattr(hub.calls, "arrive", slow)
-    lane.data_received(question(hub.store.latest_tasks.revision))
-    await hub.settle()
-    await hub.store.run(order_stop("n"))
-    gate.set()
-    await hub.settle()
-    assert transport.written[0].startswith(b"HTTP/1.1 304")
-    assert b"gridcore-heartbeat: now\r\n" in transport.written[0]
+    assert all(part in transport.written[0] for part in told)
 
 
 async def test_time_that_is_up_while_a_look_goes_on_ends_the_question_after_it(
