@@ -113,7 +113,7 @@ def build_app(
     bearers = Bearers(settings, store)
     app.register_blueprint(trail_api(store, waiters, bearers))
     rights = Rights(app.url_map)
-    door = Door(app.asgi_app, bearers, rights, failures, refusals, waiters)  # type: ignore[arg-type]
+    door = Door(app.asgi_app, bearers, rights, failures, refusals, waiters)  # type: ignore[arg-type]  # Quart's own types of ASGI
     measured = Measured(Headers(door, settings.cors_origins), insight.metrics.requests)
-    app.asgi_app = measured  # type: ignore[method-assign, assignment]
+    app.asgi_app = measured  # type: ignore[method-assign, assignment]  # how Quart wants a layer put around it
     return Application(app, calls, bearers, rights, insight.metrics.requests)

@@ -69,7 +69,7 @@ async def answer_requests(
 
     async def take_over(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101
+        assert task is not None  # noqa: S101  a coroutine runs in a task
         connections.add(task)
         task.add_done_callback(connections.discard)
         await _Connection(wrapped, loop, config, context, {}, reader, writer)

@@ -60,7 +60,7 @@ def insight_api(store: Store, insight: Insight) -> Blueprint:
         history = await insight.watch.look(task)
         working = (await insight.fleet.count()).working.get(name, Working())
         latest = history.latest
-        assert latest is not None, "a look was made"  # noqa: S101
+        assert latest is not None, "a look was made"  # noqa: S101  for mypy
         return answer(asdict(progress_view(task, latest, history.rate(), working)))
 
     @api.get("/metrics")

@@ -264,7 +264,7 @@ def _put(database: sqlite3.Connection, table: str, key: str, record: dict[str, A
     if record is None:
         database.execute(f"DELETE FROM {table} WHERE id = ?", (key,))  # noqa: S608  our own table names
     else:
-        database.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (key, json.dumps(record)))  # noqa: S608
+        database.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (key, json.dumps(record)))  # noqa: S608  likewise
 
 
 def _task_row(position: int, task: Task) -> tuple[Any, ...]:

@@ -208,7 +208,7 @@ async def _length(client: Redis, queue: str) -> Length:
 
 
 async def _ask(client: Redis, *command: str) -> Any:
-    return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+    return await client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py lacks it
 
 
 def _connect(url: str, connect_time: float, look_time: float) -> Redis:

@@ -51,7 +51,7 @@ class Place:
         where = {"host": self.host, "port": self.port, **self.options}
         connection = SSLConnection(**where, **self.tls) if self.tls is not None else Connection(**where)
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py lacks it
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -111,7 +111,7 @@ async def _ask_sentinels(target: RedisTarget, tls: dict[str, Any] | None) -> tup
         "retry": Retry(NoBackoff(), 0),
         **({"ssl": True, **tls} if tls is not None else {}),
     }
-    sentinels = Sentinel(list(target.hosts), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+    sentinels = Sentinel(list(target.hosts), sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # redis-py lacks it
     try:
         host, port = await sentinels.discover_master(target.service)
     except MasterNotFoundError as error:

@@ -51,7 +51,7 @@ def find_events(database: sqlite3.Connection, query: EventQuery) -> list[Recorde
             conditions.append(f"time {how} ?")
             values.append(moment)
     order = "ASC" if query.after is not None else "DESC"
-    text = f"SELECT id, event FROM events WHERE {' AND '.join(conditions)} ORDER BY id {order} LIMIT ?"  # noqa: S608
+    text = f"SELECT id, event FROM events WHERE {' AND '.join(conditions)} ORDER BY id {order} LIMIT ?"  # noqa: S608  values are bound
     rows = database.execute(text, (*values, query.limit))
     return [Recorded(str(place), codec.load_event(json.loads(event))) for place, event in rows]
 

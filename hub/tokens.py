@@ -104,7 +104,7 @@ def _read(token: bytes, access: Access) -> _Verified | None:
         key_id = jwt.get_unverified_header(token).get("kid")
         key = access.keys.get(key_id) if isinstance(key_id, str) else None
         secret = key.secret if key is not None else _NO_KEY
-        claims = jwt.decode(token, secret, algorithms=[ALGORITHM], issuer=ISSUER, options=_CHECKS)  # type: ignore[arg-type]
+        claims = jwt.decode(token, secret, algorithms=[ALGORITHM], issuer=ISSUER, options=_CHECKS)  # type: ignore[arg-type]  # PyJWT's own TypedDict
         grant = _grant(claims)
     except (jwt.PyJWTError, ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -119,7 +119,7 @@ async def test_what_refuses_an_edit_leaves_no_trace(store: Store) -> None:
     with pytest.raises(TaskInUse):
         await store.run(remove_task("old"))
     with pytest.raises(ZeroDivisionError):
-        await store.run(edit_task("new", lambda _: 1 / 0))  # type: ignore[arg-type,return-value]
+        await store.run(edit_task("new", lambda _: 1 / 0))  # type: ignore[arg-type,return-value]  # it fails before
     assert (await store.tasks(), await told(store)) == (before, events)
 
 

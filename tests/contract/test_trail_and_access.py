@@ -50,7 +50,7 @@ def put(
 
 
 async def told(store: Store, **query: object) -> list[str]:
-    return [kept.event.kind for kept in await store.events(EventQuery(**query))]  # type: ignore[arg-type]
+    return [kept.event.kind for kept in await store.events(EventQuery(**query))]  # type: ignore[arg-type]  # any of its fields
 
 
 # --- The audit trail ---------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ async def test_a_restart_keeps_what_a_list_and_its_tasks_have_besides(kind: Stor
         canary = Canary("b", "7-ab", ("n1", "n2"), started_at=3.0, healthy_after=60.0)
 
         def change(view: object, _at: object) -> Outcome[None]:
-            tasks = view.tasks  # type: ignore[attr-defined]
+            tasks = view.tasks  # type: ignore[attr-defined]  # a View
             first = replace(tasks.tasks[0], earlier=(task("a"), task("a")))
             tasks = replace(tasks, is_held=True, canary=canary, tasks=(first, *tasks.tasks[1:]))
             return Outcome(None, Change(tasks))

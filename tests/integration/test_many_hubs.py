@@ -59,7 +59,7 @@ def test_of_two_operators_who_finish_at_once_on_two_hubs_one_is_told_what_is_cur
 
         def finish(place: int) -> None:
             together.wait()  # noqa: B023  # ended before the next round
-            answers.append(pair[place].post("/api/tasks/finish", {"task": current}))  # noqa: B023
+            answers.append(pair[place].post("/api/tasks/finish", {"task": current}))  # noqa: B023  called in this round
 
         threads = [threading.Thread(target=finish, args=(place,)) for place in (0, 1)]
         for thread in threads:
@@ -152,7 +152,7 @@ def test_no_hub_that_dies_takes_an_acknowledged_operation_or_a_node_with_it(
         wait_for_more(operators)
         killed.kill()
         for one in nodes[::4]:
-            eventually(lambda one=one: one.beat() is None, "a heartbeat arrives")  # type: ignore[misc]
+            eventually(lambda one=one: one.beat() is None, "a heartbeat arrives")  # type: ignore[misc]  # a default argument binds it
         eventually(lambda: asking.ask("POST", "/api/tasks/next").status == 200, "a hub switches")
         generation = asking.ask("GET", "/api/tasks").json["generation"]
         eventually(

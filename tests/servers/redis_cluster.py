@@ -75,7 +75,7 @@ class RedisCluster:
                 for other in self.nodes[:number]:
                     client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port, _bus_port(other))
         for node in self.nodes:
-            wait_until(lambda: self._is_up(node), "the cluster is up")  # noqa: B023
+            wait_until(lambda: self._is_up(node), "the cluster is up")  # noqa: B023  called in this round
 
     def _is_up(self, node: RedisServer) -> bool:
         with node.client() as client:

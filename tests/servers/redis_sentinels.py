@@ -89,7 +89,7 @@ class RedisSentinels:
                 f"sentinel {port}", [find("redis-server"), str(path), "--sentinel"], directory / "log"
             )
             started.callback(child.kill)
-            child.start(lambda port=port: accepts(port))  # type: ignore[misc]
+            child.start(lambda port=port: accepts(port))  # type: ignore[misc]  # a default argument binds it
         for port in self.ports:
             with self._ask(port) as sentinel:
                 wait_until(lambda: _is_ready(sentinel), "the sentinels agree on the master")

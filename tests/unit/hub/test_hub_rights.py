@@ -125,7 +125,7 @@ class Hub:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 answered.set()
 
-        await self.app.asgi_app(scope, receive, send)  # type: ignore[arg-type]
+        await self.app.asgi_app(scope, receive, send)  # type: ignore[arg-type]  # plain dicts
         start = next(message for message in sent if message["type"] == "http.response.start")
         content = b"".join(message.get("body", b"") for message in sent)
         return Answer(start["status"], dict(start["headers"]), content)

@@ -115,7 +115,7 @@ def test_a_move_changes_the_order_of_the_pending_tasks_only(place: Place, expect
 def test_only_ten_former_definitions_are_kept() -> None:
     tasks = filled("a")
     for number in range(EARLIER_KEPT + 3):
-        tasks, _ = task_edits.edit(tasks, "a", lambda _, n=number: task("a", f"y:{n}"), 0)  # type: ignore[misc]
+        tasks, _ = task_edits.edit(tasks, "a", lambda _, n=number: task("a", f"y:{n}"), 0)  # type: ignore[misc]  # a default argument binds it
     earlier = [definition.image for definition in tasks.get("a").earlier]
     assert earlier == [f"y:{number}" for number in range(EARLIER_KEPT + 1, 1, -1)]
 
