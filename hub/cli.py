@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 import structlog
 
 from gridcore import __version__, config, logs
-from gridcore.errors import EXIT_CONFIG, ConfigError
+from gridcore.errors import ConfigError
 from hub.certificates import read_pair
 from hub.cli_backup import backup, restore
+from hub.cli_errors import plain_errors
 from hub.cli_notify import notify_test
 from hub.cli_tokens import key, token
 from hub.settings import EXAMPLE, FILE_NAME, SHORT_TOKEN, HubSettings
@@ -54,7 +53,7 @@ def main(context: click.Context, config_path: Path | None, check: bool) -> None:
     context.obj = config_path
     if context.invoked_subcommand is not None:
         return
-    with _config_errors():
+    with plain_errors():
         path = _find(config_path)
         settings = config.load(HubSettings, path)
         if check:
@@ -78,7 +77,7 @@ def main(context: click.Context, config_path: Path | None, check: bool) -> None:
 @click.pass_obj
 def init(group_path: Path | None, config_path: Path | None) -> None:
     """Write a first configuration file with a fresh token, readable by you only (0600)."""
-    with _config_errors():
+    with plain_errors():
         path = config_path or group_path or config.default_path(FILE_NAME)
         config.init_file(path, EXAMPLE.format(token=config.new_token()))
         click.echo(f"{path}: written. Give its token to nodes and operators, then start computehub.")
@@ -102,16 +101,6 @@ def _warn(settings: HubSettings) -> None:
         structlog.get_logger().warning(
             "the token is short and can be guessed; `computehub init` writes a good one"
         )
-
-
-@contextmanager
-def _config_errors() -> Iterator[None]:
-    """A bad configuration ends the program with its text and EX_CONFIG, never with a traceback."""
-    try:
-        yield
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        sys.exit(EXIT_CONFIG)
 
 
 main.add_command(token)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from gridcore import config
-from gridcore.errors import EXIT_CONFIG, ConfigError
+from gridcore.errors import ConfigError
+from hub.cli_errors import plain_errors
 from hub.settings import FILE_NAME, HubSettings
 
 TELL_EVERY = 2.0
@@ -35,10 +33,10 @@ def backup(group_path: Path | None, config_path: Path | None, file: Path, force:
     FILE has the secrets of all tasks and the keys that sign tokens; it is made with mode 0600. It can be
     restored into the same kind of state or another one (SQLite, Redis).
     """
-    with _plain_errors():
-        from hub.backup import write_backup
-        from hub.restoring import take_contents
+    from hub.backup import BackupError, write_backup  # slow, and other commands do not need it
+    from hub.restoring import take_contents
 
+    with plain_errors((BackupError,)):
         settings = _settings(config_path or group_path)
         contents = asyncio.run(take_contents(settings))
         write_backup(contents, file, _Teller("written").tell, force=force)
@@ -55,10 +53,10 @@ def restore(group_path: Path | None, config_path: Path | None, file: Path) -> No
     What was there is kept beside it. Tokens that were revoked since stay revoked. Nodes follow as soon as the
     hub runs again.
     """
-    with _plain_errors():
-        from hub.backup import read_backup
-        from hub.restoring import restore as put_back
+    from hub.backup import BackupError, read_backup
+    from hub.restoring import restore as put_back
 
+    with plain_errors((BackupError,)):
         settings = _settings(config_path or group_path)
         contents = read_backup(file, _Teller("read").tell)
         tasks, aside = asyncio.run(put_back(settings, contents))
@@ -90,17 +88,3 @@ def _settings(path: Path | None) -> HubSettings:
 
 def _count(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    from hub.backup import BackupError
-
-    try:
-        yield
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        sys.exit(EXIT_CONFIG)
-    except BackupError as error:
-        click.echo(str(error), err=True)
-        sys.exit(1)

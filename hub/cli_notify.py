@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from gridcore import config
-from gridcore.errors import EXIT_CONFIG, ConfigError
+from hub.cli_errors import plain_errors
 from hub.settings import FILE_NAME, HubSettings
 
 
@@ -23,14 +23,11 @@ def notify_test(group_path: Path | None, config_path: Path | None) -> None:
 
     Exit codes: 0 all took it, 1 one did not, 78 the configuration cannot be used.
     """
-    try:
+    with plain_errors():
         explicit = config_path or group_path
         path = config.find(FILE_NAME, explicit) or config.default_path(FILE_NAME)
         settings = config.load(HubSettings, path)
         problems = asyncio.run(_tell_all(settings))
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        sys.exit(EXIT_CONFIG)
     if not settings.notify:
         click.echo(f"{path}: there is no [[notify]], so nobody is told; see docs/monitoring.md")
     for target, problem in zip(settings.notify, problems, strict=True):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import update_wrapper
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,9 @@ from urllib.parse import quote
 
 import click
 
-from gridcore.errors import EXIT_CONFIG, ConfigError, HubError
+from gridcore.errors import HubError
 from hub.access import Role
+from hub.cli_errors import plain_errors
 from hub.running_hub import TOKEN_VARIABLE, RunningHub, find_hub
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -70,26 +69,16 @@ def asks_the_hub(command: Callable[..., None]) -> Callable[..., None]:
         ca_file: Path | None,
         **rest: Any,
     ) -> None:
-        with _plain_errors():
+        with plain_errors((HubError,), _tell):
             command(find_hub(config_path or context.obj, url, token_file, ca_file), **rest)
 
     return update_wrapper(asking, command)
 
 
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """A sentence and an exit code, never a traceback."""
-    try:
-        yield
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        sys.exit(EXIT_CONFIG)
-    except HubError as error:
-        text = str(error)
-        is_silent = "cannot be reached" in text and "certificate" not in text
-        hint = " Is computehub running?" if is_silent else ""
-        click.echo(text + ("." if hint else "") + hint, err=True)
-        sys.exit(1)
+def _tell(error: Exception) -> str:
+    text = str(error)
+    is_silent = "cannot be reached" in text and "certificate" not in text
+    return f"{text}. Is computehub running?" if is_silent else text
 
 
 @click.group()
