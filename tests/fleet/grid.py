@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -63,9 +65,13 @@ def wait_until(ask: Callable[[], T], what: str, seconds: float, pause: float = 0
 class Grid:
     """A fleet whose first host is hub, Redis and registry, and whose other hosts compute."""
 
+    inventory = "inventory/demo"
+    trust: ssl.SSLContext | None = None  # what the hub's certificate is verified by
+
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self.control, *self.nodes = fleet.hosts.values()
+        self.hub_url = f"http://{self.control.address}:8080"
         self.log = fleet.state / "ansible.log"
 
     @classmethod
@@ -74,11 +80,11 @@ class Grid:
         names = [f"node{number + 1}" for number in range(nodes)]
         return cls(hosts.up(prefix, ["control", *names], options))
 
-    def playbook(self, name: str, **variables: object) -> str:
+    def playbook(self, name: str, *options: str, **variables: object) -> str:
         """Run one of our playbooks as an operator does; its output also goes to the fleet's `ansible.log`."""
         _link_collection()
-        words = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "inventory/demo"]
-        words += [f"ansible/playbooks/{name}.yml", "-e", json.dumps(variables)]
+        words = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", self.inventory]
+        words += [f"ansible/playbooks/{name}.yml", "-e", json.dumps(variables), *options]
         # Ansible looks for its helpers on PATH, also where the environment is not activated.
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = {
@@ -88,7 +94,7 @@ class Grid:
             "ANSIBLE_NOCOLOR": "1",
         }
         with self.log.open("a") as log:
-            log.write(f"\n$ {name} {json.dumps(variables)}\n")
+            log.write(f"\n$ {' '.join([name, *options])} {json.dumps(variables)}\n")
             log.flush()
             begin = log.tell()
             done = subprocess.run(
@@ -106,7 +112,7 @@ class Grid:
     def ask_hub(self, path: str, order: dict[str, Any] | None = None) -> Any:
         """GET, or POST an order; the answer's JSON."""
         request = urllib.request.Request(
-            f"http://{self.control.address}:8080{path}",
+            f"{self.hub_url}{path}",
             data=None if order is None else json.dumps(order).encode(),
             headers={
                 "Authorization": f"Bearer {self.fleet.secret('token')}",
@@ -114,7 +120,7 @@ class Grid:
             },
         )
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=10, context=self.trust) as answer:
                 return json.load(answer)
         except OSError as problem:
             raise FleetError(f"the hub does not answer {path} as it should: {problem}") from None
@@ -170,6 +176,29 @@ class Grid:
     def gone(self, host: Host) -> bool:
         """Whether a node is Offline and holds no container of ours."""
         return self.node(host)["status"] == "Offline" and not self.containers(host)
+
+    @contextmanager
+    def never_offline(self, host: Host) -> Iterator[None]:
+        """All the while, and a moment longer, the hub answers and calls the node Online."""
+        seen: set[str] = set()
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(0.2):
+                try:
+                    seen.add(self.node(host)["status"])
+                except FleetError as problem:
+                    seen.add(str(problem))
+
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        try:
+            yield
+            time.sleep(1)
+        finally:
+            over.set()
+            watcher.join()
+        assert seen == {"Online"}
 
     # Redis
 

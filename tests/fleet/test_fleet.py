@@ -6,10 +6,7 @@ The fleet comes up once. Tests run in the order of this file; each brings the no
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -71,34 +68,13 @@ def agent_process(host: Host) -> str:
     return state["MainPID"] if state["ActiveState"] == "active" and state["MainPID"] != "0" else ""
 
 
-@contextmanager
-def never_offline(grid: Grid, host: Host) -> Iterator[None]:
-    """The hub calls the node Online all the while, and a moment longer."""
-    seen: set[str] = set()
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(0.2):
-            seen.add(grid.node(host)["status"])
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        yield
-        time.sleep(1)
-    finally:
-        over.set()
-        watcher.join()
-    assert seen == {"Online"}
-
-
 def replace_agent(grid: Grid, host: Host, signal: str) -> None:
     """End the agent by a signal; the one that systemd starts next must adopt every container as it is."""
     containers = grid.containers(host)
     assert containers
     old = agent_process(host)
     assert old
-    with never_offline(grid, host):
+    with grid.never_offline(host):
         host.ssh(f"systemctl kill --kill-whom=main --signal={signal} gridnode")
         wait_until(lambda: agent_process(host) not in ("", old), "the next agent runs", 30)
         new = agent_process(host)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.hub_process import Answer, HubProcess
+from tests.integration.hub_process import TOKEN, Answer, HubProcess
 from tests.integration.many_hubs import Caller, Hubs, Node, Operator, eventually, task_names, wait_for_more
 from tests.servers.haproxy import Haproxy
 from tests.servers.redis_server import RedisServer
@@ -134,6 +135,57 @@ def test_a_node_is_known_at_a_hub_where_it_did_not_register(pair: list[HubProces
     there.close()
 
 
+def test_a_token_made_at_one_hub_counts_at_the_other_until_it_is_revoked_at_either(
+    pair: list[HubProcess],
+) -> None:
+    here, there = pair
+    made = here.post("/api/tokens", {"role": "viewer", "ttl": 600}).json
+    assert there.get("/api/tasks", token=made["token"]).status == 200
+    assert there.request("DELETE", f"/api/tokens/{made['id']}").status in (200, 204)
+    assert there.get("/api/tasks", token=made["token"]).status == 401
+    eventually(lambda: here.get("/api/tasks", token=made["token"]).status == 401, "the other hub knows it", 3)
+
+
+def test_a_stream_at_one_hub_tells_what_happens_at_the_other(pair: list[HubProcess]) -> None:
+    here, there = pair
+    connection = here.connect(timeout=10)
+    headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "text/event-stream"}
+    connection.request("GET", "/api/events?kind=task-added&task=streamed", headers=headers)
+    stream = connection.getresponse()
+    assert stream.status == 200
+    add(there, "streamed")
+    lines: list[str] = []
+    while not lines or not lines[-1].startswith("data: "):
+        lines.append(stream.readline().decode())
+    event = json.loads(lines[-1].removeprefix("data: "))
+    assert (event["kind"], event["task"], event["who"]) == ("task-added", "streamed", "shared token")
+    connection.close()
+
+
+def test_a_canary_begun_at_one_hub_is_promoted_at_the_other(
+    pair: list[HubProcess], resources: ExitStack
+) -> None:
+    here, there = pair
+    nodes = [node(resources, hub.port, f"canary-{place}") for place, hub in enumerate(pair)]
+    add(here, "tried")
+    before = {one.id: one.generation for one in nodes}
+    begun = here.post("/api/tasks/next", {"canary": 1})
+    assert begun.status == 200, begun.body
+    trying = eventually_one(nodes, before)
+    assert there.get("/api/tasks").json["canary"]["nodes"] == [trying.id]
+    assert there.post("/api/tasks/promote").status == 200
+    (other,) = (one for one in nodes if one is not trying)
+    eventually(lambda: other.generation != before[other.id], "the other node was told, too", 3)
+    assert here.get("/api/tasks").json["current"] == "tried"
+
+
+def eventually_one(nodes: list[Node], before: dict[str, str]) -> Node:
+    """The one node that was told of something new."""
+    eventually(lambda: any(one.generation != before[one.id] for one in nodes), "one node was told", 3)
+    (told,) = (one for one in nodes if one.generation != before[one.id])
+    return told
+
+
 # --- Three hubs behind a load balancer ---------------------------------------------------------------------
 
 
@@ -141,7 +193,7 @@ def test_no_hub_that_dies_takes_an_acknowledged_operation_or_a_node_with_it(
     redis_server: RedisServer, tmp_path: Path, resources: ExitStack
 ) -> None:
     hubs = resources.enter_context(Hubs(tmp_path, f"{redis_server.url}?prefix=three", 3))
-    proxy = resources.enter_context(Haproxy(tmp_path / "haproxy", [hub.port for hub in hubs]))
+    proxy = resources.enter_context(Haproxy.before(tmp_path / "haproxy", [hub.port for hub in hubs]))
     proxy.wait_until_up(3)
     nodes = [node(resources, proxy.port, f"node-{number}") for number in range(12)]
     operators = [Operator(proxy.port, f"by-{number}") for number in range(3)]

@@ -41,21 +41,29 @@ backend hubs
 
 
 class Haproxy:
-    """Starts with `with`; listens on `port`, asks each hub's /health twice a second."""
+    """Starts with `with`; listens on `port`, asks each hub's /health by itself."""
 
-    def __init__(self, directory: Path, hub_ports: Sequence[int]) -> None:
+    def __init__(self, directory: Path, configuration: str, port: int, address: str = "127.0.0.1") -> None:
+        """`configuration` listens on `port` of `address`, and has its admin socket at `directory`/admin."""
         directory.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
-        servers = "\n".join(
-            f"    server hub{number} 127.0.0.1:{port}" for number, port in enumerate(hub_ports, 1)
-        )
+        self.port = port
+        self._address = address
         path = directory / "haproxy.cfg"
-        path.write_text(CONFIGURATION.format(directory=directory, port=self.port, servers=servers))
+        path.write_text(configuration)
         self._admin = directory / "admin"
         self._child = Child("haproxy", [find("haproxy"), "-db", "-q", "-f", str(path)], directory / "log")
 
+    @classmethod
+    def before(cls, directory: Path, hub_ports: Sequence[int]) -> Haproxy:
+        """In front of hubs on loopback."""
+        port = free_port()
+        servers = "\n".join(
+            f"    server hub{number} 127.0.0.1:{hub}" for number, hub in enumerate(hub_ports, 1)
+        )
+        return cls(directory, CONFIGURATION.format(directory=directory, port=port, servers=servers), port)
+
     def __enter__(self) -> Haproxy:
-        self._child.start(lambda: accepts(self.port))
+        self._child.start(lambda: accepts(self.port, self._address))
         return self
 
     def __exit__(
