@@ -194,7 +194,10 @@ def _make_network(prefix: str) -> str:
     for offset in range(256):
         subnet = f"10.213.{(first + offset) % 256}"
         try:
-            docker("network", "create", "--subnet", f"{subnet}.0/24", "--label", f"{LABEL}={prefix}", prefix)
+            docker(
+                "network", "create", "--subnet", f"{subnet}.0/24", "--gateway", f"{subnet}.1",
+                "--label", f"{LABEL}={prefix}", prefix,
+            )  # fmt: skip
         except FleetError as problem:
             if "overlaps" not in str(problem):
                 raise
