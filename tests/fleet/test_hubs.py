@@ -12,6 +12,7 @@ from itertools import pairwise
 import pytest
 
 from tests.fleet import hosts, work
+from tests.fleet.engine import FleetError
 from tests.fleet.grid import wait_until
 from tests.fleet.hosts import Host
 from tests.fleet.hubs import HubsGrid
@@ -120,6 +121,20 @@ def test_hubs_are_changed_one_after_the_other_and_one_always_answers(grid: HubsG
     assert all(changed.values()), changed
     assert all(hub_process(host) != before[host.name] for host in grid.hubs)
     grid.wait_computing(TASKS[-1])
+
+
+def test_a_dead_hub_host_blocks_no_rollout_and_gets_its_own_later(grid: HubsGrid) -> None:
+    dead, alive = grid.hubs
+    before = hub_process(alive)
+    dead.kill()
+    with grid.never_offline(grid.nodes[0]):
+        with pytest.raises(FleetError, match="UNREACHABLE"):
+            grid.playbook("hub", gridcore_hub_event_retention_days=31)
+        assert hub_process(alive) != before
+    dead.start()
+    grid.balancer.wait_until_up(len(grid.hubs))
+    changed = changes(grid.playbook("hub", gridcore_hub_event_retention_days=31))
+    assert {name for name, count in changed.items() if count} == {dead.name}, changed
 
 
 def test_no_secret_stands_in_what_was_said_or_logged(grid: HubsGrid) -> None:
