@@ -50,6 +50,10 @@ class HubsGrid(Grid):
         """Another certificate, in the files that the inventory names; the load balancer has the first one."""
         return self.authority.issue("hub", f"IP:{self.gateway}")
 
+    def hub_processes(self) -> dict[str, str]:
+        """The main process of each hub, by the host's name."""
+        return {host.name: host.ssh("systemctl show -P MainPID computehub") for host in self.hubs}
+
     def keep(self, name: str, secret: str) -> None:
         """Put a secret where the inventory looks for it."""
         path = self.fleet.state / name

@@ -34,11 +34,6 @@ def changes(said: str) -> dict[str, int]:
     }
 
 
-def hub_process(host: Host) -> str:
-    """The main process of a running hub."""
-    return host.ssh("systemctl show -P MainPID computehub")
-
-
 def served(grid: HubsGrid, host: Host) -> str:
     """The certificate that a hub shows now, PEM."""
     return ssl.get_server_certificate((host.address, 8080), ca_certs=str(grid.authority.certificate)).strip()
@@ -57,33 +52,28 @@ def grid() -> Iterator[HubsGrid]:
         hosts.down(PREFIX)
 
 
-def test_a_node_joins_through_the_balancer_with_a_token_of_its_own(grid: HubsGrid) -> None:
-    """Tokens that one hub makes are good at all of them; the second rollout touches no hub and no Redis."""
+def test_a_node_joins_with_a_token_of_its_own_and_a_renewed_certificate_needs_no_restart(
+    grid: HubsGrid,
+) -> None:
+    """The second rollout: tokens that one hub makes are good at all of them, and nothing else is changed."""
     first, second = grid.hubs
     grid.keep("join", first.ssh("computehub token create --role join --ttl 1h"))
     grid.keep("operator", second.ssh("computehub token create --role operator --ttl 1h --name ansible"))
+    before, old = grid.hub_processes(), {served(grid, host) for host in grid.hubs}
+    new = grid.renew().certificate.read_text().strip()
     changed = changes(grid.playbook("site"))
     (node,) = grid.nodes
-    assert {name for name, count in changed.items() if count} == {node.name}, changed
-    wait_until(lambda: grid.node(node)["status"] == "Online", "the node is Online", 30)
+    assert {name for name, count in changed.items() if count} == {node.name, *before}, changed
+    assert grid.hub_processes() == before
+    assert len(old) == 1
+    assert {served(grid, host) for host in grid.hubs} == {new} != old
 
+    wait_until(lambda: grid.node(node)["status"] == "Online", "the node is Online", 30)
     config = node.ssh("cat /etc/idm-gridcore/gridnode.toml")
     assert grid.fleet.secret("token") not in config
     assert "\ntoken = " in config, "a token of its own"
     (joined,) = grid.ask_hub(f"/api/events?kind=node-joined&node={grid.node(node)['id']}")["events"]
     assert joined["source"] == node.address, "the balancer tells whom it asks for, and is believed"
-
-
-def test_a_renewed_certificate_is_taken_without_a_restart_and_changes_nothing_else(grid: HubsGrid) -> None:
-    before = {host.name: hub_process(host) for host in grid.hubs}
-    old = {served(grid, host) for host in grid.hubs}
-    new = grid.renew().certificate.read_text().strip()
-    with grid.never_offline(grid.nodes[0]):
-        changed = changes(grid.playbook("site"))
-    assert {name for name, count in changed.items() if count} == set(before), changed
-    assert {host.name: hub_process(host) for host in grid.hubs} == before
-    assert len(old) == 1
-    assert {served(grid, host) for host in grid.hubs} == {new} != old
 
 
 def test_a_hub_without_power_loses_nothing_and_a_switch_reaches_every_node(grid: HubsGrid) -> None:
@@ -100,7 +90,7 @@ def test_a_hub_without_power_loses_nothing_and_a_switch_reaches_every_node(grid:
     grid.playbook("task_next")
     grid.wait_computing(TASKS[0])
     for lost, (before, after) in zip(grid.hubs, pairwise(TASKS), strict=True):
-        with grid.never_offline(node):
+        with grid.never_offline(node, lost=1):
             lost.kill()
             grid.playbook("task_next", task=before)
             grid.wait_computing(after, seconds=30)
@@ -113,28 +103,30 @@ def test_a_hub_without_power_loses_nothing_and_a_switch_reaches_every_node(grid:
     assert work.verify_squares(work.read_all(grid.redis, "squares:output"), ITEMS).exact
 
 
-def test_hubs_are_changed_one_after_the_other_and_one_always_answers(grid: HubsGrid) -> None:
-    before = {host.name: hub_process(host) for host in grid.hubs}
-    with grid.never_offline(grid.nodes[0]):
-        changed = changes(grid.playbook("hub", gridcore_hub_event_retention_days=30))
-    assert set(changed) == set(before)
-    assert all(changed.values()), changed
-    assert all(hub_process(host) != before[host.name] for host in grid.hubs)
-    grid.wait_computing(TASKS[-1])
-
-
-def test_a_dead_hub_host_blocks_no_rollout_and_gets_its_own_later(grid: HubsGrid) -> None:
+def test_a_dead_hub_host_blocks_no_rollout(grid: HubsGrid) -> None:
+    """Its name and nothing else is in the way: the other hub is changed, and nobody who needs no change."""
     dead, alive = grid.hubs
-    before = hub_process(alive)
+    before = grid.hub_processes()
     dead.kill()
-    with grid.never_offline(grid.nodes[0]):
-        with pytest.raises(FleetError, match="UNREACHABLE"):
-            grid.playbook("hub", gridcore_hub_event_retention_days=31)
-        assert hub_process(alive) != before
+    with pytest.raises(FleetError, match=f"{dead.container}.*UNREACHABLE"):
+        grid.playbook("site", gridcore_hub_event_retention_days=30)
+    changed = changes(grid.log.read_text().split("\n$ ")[-1])
+    assert {name for name, count in changed.items() if count} == {alive.name}, changed
+    assert set(changed) == set(grid.fleet.hosts)
     dead.start()
     grid.balancer.wait_until_up(len(grid.hubs))
-    changed = changes(grid.playbook("hub", gridcore_hub_event_retention_days=31))
-    assert {name for name, count in changed.items() if count} == {dead.name}, changed
+    assert grid.hub_processes()[alive.name] != before[alive.name]
+
+
+def test_hubs_are_changed_one_after_the_other_and_one_always_answers(grid: HubsGrid) -> None:
+    before = grid.hub_processes()
+    with grid.never_offline(grid.nodes[0]):
+        changed = changes(grid.playbook("hub", gridcore_hub_event_retention_days=31))
+    assert set(changed) == set(before)
+    assert all(changed.values()), changed
+    after = grid.hub_processes()
+    assert all(after[name] != before[name] for name in before)
+    grid.wait_computing(TASKS[-1])
 
 
 def test_no_secret_stands_in_what_was_said_or_logged(grid: HubsGrid) -> None:
