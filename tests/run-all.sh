@@ -28,8 +28,8 @@ said=$(mktemp -d)
 declare -A meanwhile=()
 trap 'rm -rf "$said"; for pid in "${meanwhile[@]}"; do kill "$pid" 2>/dev/null || true; done' EXIT
 
-begin() { # NAME PYTHON ARGUMENT…
-  "$2" -m pytest --durations=10 "${@:3}" >"$said/$1" 2>&1 &
+begin() { # NAME COMMAND…
+  "${@:2}" >"$said/$1" 2>&1 &
   meanwhile[$1]=$!
 }
 finish() { # NAME TITLE
@@ -41,13 +41,14 @@ finish() { # NAME TITLE
   [ "$result" -eq 0 ]
 }
 
-begin agents $python "${AGENTS[@]}"
+TESTS=(-m pytest --durations=10)
+begin agents $python "${TESTS[@]}" "${AGENTS[@]}"
 if [ -n "$newest" ]; then
-  GRIDCORE_KILL_ROUNDS=20 begin newest .venv-newest/bin/python "${ALONE[@]}"
-  begin newest-agents .venv-newest/bin/python "${AGENTS[@]}"
+  GRIDCORE_KILL_ROUNDS=20 begin newest .venv-newest/bin/python "${TESTS[@]}" "${ALONE[@]}"
+  begin newest-agents .venv-newest/bin/python "${TESTS[@]}" "${AGENTS[@]}"
 fi
 step "unit, contract and integration tests on $(name_of $python)"
-$python -m pytest "${ALONE[@]}" --durations=10
+$python "${TESTS[@]}" "${ALONE[@]}"
 finish agents "agents, on $(name_of $python)"
 ran+=("$(name_of $python): unit, contract, integration, fleet, molecule")
 if [ -n "$newest" ]; then
@@ -61,11 +62,15 @@ if ! $python -c "$newer_than_311" && [ -z "$newest" ]; then
   echo "no CPython 3.12 or newer on this machine: shutdown with held requests was not run there"
 fi
 
+# Two fleets and a host at once. Chaos counts the seconds of each recovery, so it comes last, when little else runs.
+begin hubs $python "${TESTS[@]}" tests/fleet/test_hubs.py
+begin molecule env -C ansible PATH="$PWD/.venv/bin:$PATH" molecule test
 step "a real fleet over SSH"
-$python -m pytest tests/fleet --durations=10
-
-step "Molecule: hub and agent on one systemd host"
-(cd ansible && PATH="$PWD/../.venv/bin:$PATH" molecule test)
+$python "${TESTS[@]}" tests/fleet --ignore=tests/fleet/test_hubs.py --ignore=tests/fleet/test_chaos.py
+finish molecule "Molecule: hub and agent on one systemd host"
+finish hubs "several hubs on hosts of their own, behind a load balancer"
+step "chaos in a real fleet"
+$python "${TESTS[@]}" tests/fleet/test_chaos.py
 
 printf '\nThe suite passed on:\n'
 printf '  %s\n' "${ran[@]}"
