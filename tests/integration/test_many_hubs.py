@@ -160,6 +160,7 @@ def test_a_stream_at_one_hub_tells_what_happens_at_the_other(pair: list[HubProce
     event = json.loads(lines[-1].removeprefix("data: "))
     assert (event["kind"], event["task"], event["who"]) == ("task-added", "streamed", "shared token")
     connection.close()
+    assert here.request("DELETE", "/api/tasks/streamed").status in (200, 204)
 
 
 def test_a_canary_begun_at_one_hub_is_promoted_at_the_other(
