@@ -19,7 +19,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -27,12 +26,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tests.load.figures import Figure, percentile, table
+from tests.load.figures import table
+from tests.load.hub_figures import Measured, Trouble, figures_of
 from tests.load.hub_setups import SETUPS, CannotStart, Running, Setup, Simulator, running
 
-CORES_MOST, HELD_KIB_MOST, BEAT_MS_MOST = 0.5, 32.0, 0.25
-TOLD_MOST = {1_000: 0.12, 10_000: 1.0}
-"""Seconds, p99, for so many nodes."""
 INTERVAL, HELD_FOR = 30.0, 25.0
 """Seconds between a node's heartbeats, and that its question is held: the defaults."""
 AGENT_KEEPS = 15.0
@@ -57,44 +54,6 @@ class Size:
 
 
 QUICK = Size(nodes=(100, 1_000), switches=2, beats=2.0, window=8.0)
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """What became of a fleet whose hub was killed, and then of one that lost half of its nodes."""
-
-    back_within: float
-    """Seconds after which all nodes had been heard by the hub that was started again."""
-    offline_after_restart: int
-    lost: int
-    offline: int
-    events: int
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One setup under one fleet; CPU in ms of the hubs' together, memory in KiB, times in seconds."""
-
-    registrations: float
-    register_ms: float
-    node_kib: float
-    held_kib: float
-    beats: float
-    beat_ms: float
-    beat_ms_later: float
-    left: int
-    """File descriptors that the hubs had open then."""
-    told: list[list[float]]
-    cores: float
-    others_cores: float
-    load: str
-    resident_mib: float
-    trouble: Trouble | None
-
-    @property
-    def switch(self) -> list[float]:
-        """The switch that was neither the quickest nor the slowest, by its p99."""
-        return sorted(self.told, key=lambda run: percentile(run, 99))[len(self.told) // 2]
 
 
 class Bench:
@@ -263,75 +222,6 @@ def most_nodes(keep: float, hubs: int) -> int:
     return int((resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE) / each) * hubs
 
 
-def figures_of(setup: Setup, by_nodes: dict[int, Measured], bare: dict[int, Measured]) -> Iterator[Figure]:
-    """The figures of a setup beside their goals, each also as a multiple of bare ASGI's."""
-    is_hub = setup.name != "bare"
-
-    def rows(name: str, unit: str, value: Callable[[Measured], float], **more: Any) -> Iterator[Figure]:
-        goal, note = more.get("goal", lambda _nodes: None), more.get("note", lambda _one: "")
-        for nodes, one in by_nodes.items():
-            notes = [note(one)] if note(one) else []
-            if is_hub and nodes in bare and value(bare[nodes]) > 0:
-                notes.insert(0, f"{value(one) / value(bare[nodes]):.2f} x bare")
-            most = goal(nodes) if is_hub else None
-            yield Figure(f"{name}, {nodes:,} nodes", value(one), unit, most, "; ".join(notes))
-
-    yield from rows("registrations", "/s", lambda one: one.registrations)
-    yield from rows("CPU a registration", "ms", lambda one: one.register_ms)
-    yield from rows("heartbeats, closed loop", "/s", lambda one: one.beats)
-    yield from rows("CPU a heartbeat", "ms", lambda one: one.beat_ms, goal=lambda _nodes: BEAT_MS_MOST)
-    yield from rows(
-        "  once all nodes have closed theirs",
-        "ms",
-        lambda one: one.beat_ms_later,
-        note=lambda one: f"{one.left:,} descriptors still open",
-    )
-    yield from rows(
-        "CPU at default settings",
-        "cores",
-        lambda one: one.cores,
-        goal=lambda nodes: CORES_MOST if nodes >= 9_000 else None,
-        note=lambda one: one.load + (f", others {one.others_cores:.2f} cores" if one.others_cores else ""),
-    )
-    yield from rows("memory a registered node", "KiB", lambda one: one.node_kib)
-    yield from rows(
-        "memory a held connection",
-        "KiB",
-        lambda one: one.held_kib,
-        goal=lambda nodes: HELD_KIB_MOST if nodes >= 1_000 else None,
-    )
-    yield from rows("resident, all of it", "MiB", lambda one: one.resident_mib)
-    yield from trouble_of(by_nodes)
-    for name, which in (("p50", 50), ("p99", 99), ("last", 100)):
-        yield from rows(
-            f"told of a switch, {name}",
-            "s",
-            lambda one, which=which: percentile(one.switch, which),  # type: ignore[misc] # a default argument binds it
-            goal=lambda nodes, name=name: told_most(nodes) if name == "p99" else None,
-            note=lambda one, which=which: (
-                "all " + ", ".join(f"{percentile(run, which):.3f}" for run in one.told)
-            ),
-        )
-
-
-def trouble_of(by_nodes: dict[int, Measured]) -> Iterator[Figure]:
-    """The figures of what went wrong on purpose."""
-    for nodes, one in by_nodes.items():
-        if one.trouble is None:
-            continue
-        yield Figure(f"hub killed: all heard again, {nodes:,} nodes", one.trouble.back_within, "s", None, "")
-        yield Figure("  called Offline by it, wrongly", one.trouble.offline_after_restart, "nodes", 0, "")
-        missing = one.trouble.lost - one.trouble.offline
-        note = f"{one.trouble.lost:,} lost, {one.trouble.offline:,} Offline"
-        yield Figure("half lost: not called Offline", max(missing, 0), "nodes", 0, note)
-        yield Figure("  events that tell of it", one.trouble.events, "events", 1, "")
-
-
-def told_most(nodes: int) -> float | None:
-    """The goal for a fleet of this size; what the machine's limits cost of 10,000 changes none."""
-    return next((most for count, most in TOLD_MOST.items() if 0.9 * count <= nodes <= count), None)
-
-
 def _shown(told: list[list[float]]) -> str:
     return ", ".join(f"{run[-1]:.2f}" for run in told) + " s"
 
@@ -342,7 +232,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--strict", action="store_true", help="exit 1 when a goal is missed")
     parser.add_argument("--quick", action="store_true", help="a small form that shows that it runs")
-    parser.add_argument("--nodes", help="sizes of the fleet, such as 1000 or 100,5000")
+    parser.add_argument(
+        "--nodes", help="sizes of the fleet, such as 1000 or 100,most: as many as the machine's limits let"
+    )
     parser.add_argument("--setups", help="some of " + ",".join(setup.name for setup in SETUPS))
     parser.add_argument(
         "--keep",
@@ -352,8 +244,9 @@ def main() -> int:
     )
     options = parser.parse_args()
     size = QUICK if options.quick else Size()
-    sizes = tuple(map(int, options.nodes.split(","))) if options.nodes else size.nodes
-    size = replace(size, nodes=sizes)
+    if options.nodes:
+        wanted = (sys.maxsize if word == "most" else int(word) for word in options.nodes.split(","))
+        size = replace(size, nodes=tuple(wanted))
     setups = [setup for setup in SETUPS if not options.setups or setup.name in options.setups.split(",")]
     signal.signal(signal.SIGTERM, _interrupt)
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -367,7 +260,7 @@ def main() -> int:
             most = most_nodes(options.keep, setup.hubs)
             bench.say(f"{setup.title}: {hard:,} file descriptors a process are enough for {most:,} nodes")
             try:
-                for nodes in sorted({min(nodes, most) for nodes in sizes}):
+                for nodes in sorted({min(nodes, most) for nodes in size.nodes}):
                     found.setdefault(setup.name, {})[nodes] = bench.measure(setup, nodes)
             except CannotStart as reason:
                 bench.say(f"{setup.title}: SKIPPED, it does not start: {reason}")
