@@ -264,6 +264,8 @@ def main() -> int:
                     found.setdefault(setup.name, {})[nodes] = bench.measure(setup, nodes)
             except CannotStart as reason:
                 bench.say(f"{setup.title}: SKIPPED, it does not start: {reason}")
+            except TimeoutError:
+                bench.say(f"{setup.title}: ENDED, so many nodes are too much for it: it answers no more")
     return _report(setups, found, strict=options.strict, keep=options.keep)
 
 
