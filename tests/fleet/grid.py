@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import ssl
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import redis
 from tests.fleet import hosts, images
 from tests.fleet.engine import PROJECT, FleetError, docker
 from tests.fleet.hosts import Fleet, Host
+from tests.servers.children import free_port
 
 T = TypeVar("T")
 
@@ -245,7 +245,7 @@ class Grid:
     @contextmanager
     def _tunnel(self) -> Iterator[int]:
         """The registry's port on our loopback, through SSH."""
-        port = _free_port()
+        port = free_port()
         ssh = self.control.ssh_command()
         words = [*ssh[:-2], "-N", "-L", f"127.0.0.1:{port}:127.0.0.1:{REGISTRY_PORT}", ssh[-2]]
         tunnel = subprocess.Popen(words, stdin=subprocess.DEVNULL)
@@ -272,10 +272,3 @@ def _answers(url: str) -> bool:
             return True
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

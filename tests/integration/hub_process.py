@@ -6,13 +6,13 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests.servers.children import ServerError, free_port, wait_until
 
 TOKEN = "an-example-secret-of-some-length"
 
@@ -25,12 +25,6 @@ class Answer(NamedTuple):
     @property
     def json(self) -> Any:
         return json.loads(self.body)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class HubProcess:
@@ -50,15 +44,23 @@ class HubProcess:
         command = [*self._wrapper, sys.executable, "-m", "hub.cli", "--config", str(self.config)]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
-        for _ in range(300):
-            if self.process.poll() is not None:
-                raise AssertionError(f"the hub ended at once:\n{self.log}")
-            try:
-                if self.request("GET", "/health", token=None).status == 200:
-                    return self
-            except OSError:
-                time.sleep(0.05)
-        raise AssertionError(f"the hub does not answer:\n{self.log}")
+        try:
+            wait_until(lambda: self._answers() or self._ended(), "the hub answers")
+        except ServerError:
+            self.kill()
+            raise AssertionError(f"the hub does not answer:\n{self.log}") from None
+        if self._ended():
+            raise AssertionError(f"the hub ended at once:\n{self.log}")
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            return self.request("GET", "/health", token=None).status == 200
+        except OSError:
+            return False
+
+    def _ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
 
     @property
     def log(self) -> str:

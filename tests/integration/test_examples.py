@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.servers.children import free_port
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -24,9 +25,7 @@ class RedisServer:
     """A redis-server of our own on loopback, which can go away and come back with its data."""
 
     def __init__(self, directory: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.directory = directory
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.client = redis.Redis.from_url(self.url, decode_responses=True)

@@ -19,8 +19,11 @@ from pathlib import Path
 PORTS = range(20_000, 32_000)
 """Below the kernel's ephemeral ports: no connection takes one while a server is down for a moment."""
 
-PATIENCE = 20.0
-"""Seconds in which a server must answer; on an idle machine it takes a twentieth of one."""
+PATIENCE = 60.0
+"""Seconds in which a server must answer: a twentieth of one on an idle machine, many beside other tests."""
+
+_claims: list[socket.socket] = []
+"""One bound name a port that was given out; the kernel frees it when this process ends."""
 
 ENDING = 10.0
 """Seconds that a server gets to end when it is asked to."""
@@ -100,12 +103,16 @@ def find(program: str) -> str:
 
 
 def free_ports() -> Iterator[int]:
-    """Ports of loopback that nobody listens on, none twice."""
+    """Ports of loopback that nobody listens on, each given once: other test processes get others."""
     for port in random.sample(PORTS, len(PORTS)):
+        claim = socket.socket(socket.AF_UNIX)
         try:
+            claim.bind(f"\0gridcore-test-port-{port}")
             socket.create_server(("127.0.0.1", port)).close()
         except OSError:
+            claim.close()
             continue
+        _claims.append(claim)
         yield port
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -26,6 +25,7 @@ import pytest
 from agent.machine import owner
 from agent.spec import OWNER
 from tests.integration.agent.fixed_hub import TOKEN, FixedHub, TalkingHub
+from tests.servers.children import free_port
 
 WORKER = """#!/bin/sh
 # Ends cleanly on SIGTERM; MODE: run (default), deaf (ignores SIGTERM), fail, quit.
@@ -79,9 +79,7 @@ class Registry:
     """A `docker-registry` process; `accounts` is a file in htpasswd's form, where it wants a login."""
 
     def __init__(self, root: Path, accounts: Path | None = None) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self._root = root
         login = f"auth: {{htpasswd: {{realm: test, path: {accounts}}}}}\n" if accounts else ""
         (root / "config.yml").write_text(
@@ -354,9 +352,7 @@ class Hub:
     """A `computehub` process on a loopback port of its own, its state in a file."""
 
     def __init__(self, directory: Path, **settings: Any) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.database = directory / "hub.db"
         self.config = directory / "computehub.toml"
