@@ -9,14 +9,17 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hub import operations
 from hub.events import EventQuery, Recorded
 from hub.insight import Insight
-from hub.notify import Messenger
 from hub.notify_rules import Memory, Seen, judge
 from hub.state import Change, Mark, Moment, Operation, Outcome, View
 from hub.store import Store
+
+if TYPE_CHECKING:  # with it comes an HTTP client, which a hub that tells nobody does without
+    from hub.notify import Messenger
 
 STEP_INTERVAL = 2.0
 """Seconds between two looks."""

@@ -10,13 +10,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gridcore import config
-from gridcore.client import AiohttpTransport, Request, Response
 from gridcore.errors import ConfigError, HubRefused, HubRejectedToken, HubUnreachable
 from gridcore.trust import Trust
 from hub.settings import FILE_NAME, HubSettings
+
+if TYPE_CHECKING:
+    from gridcore.client import Request, Response
 
 TOKEN_VARIABLE = f"{config.ENV_PREFIX}TOKEN"
 
@@ -61,6 +63,8 @@ class RunningHub:
             HubRejectedToken: the hub does not take the token, or the token does not allow this.
             HubRefused: the hub said no.
         """
+        from gridcore.client import Request  # slow, and whoever asks nothing does without
+
         answer = asyncio.run(self._exchange(Request(method, path, body, query or {}, token=self.token)))
         value = _json(answer)
         if 200 <= answer.status < 300:
@@ -76,6 +80,8 @@ class RunningHub:
         raise HubUnreachable(f"{self.url}: {detail}")
 
     async def _exchange(self, request: Request) -> Response:
+        from gridcore.client import AiohttpTransport
+
         async with AiohttpTransport(self.url, self.trust) as transport:
             try:
                 return await transport(request)

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -31,7 +32,6 @@ from hub.logdesk import Desk, LogDesk
 from hub.logdesk_redis import SharedLogDesk
 from hub.metrics import Counts
 from hub.news import News, log_nodes, tell
-from hub.notify import open_messengers
 from hub.pace import Pace
 from hub.refusals import Refusals, tell_refusals
 from hub.settings import HubSettings
@@ -41,6 +41,9 @@ from hub.store_local import open_memory
 from hub.store_redis import RedisStore, open_redis
 from hub.tls import LOOK_INTERVAL, Tls, ignore_failed_handshakes
 from hub.waiters import Waiters
+
+if TYPE_CHECKING:
+    from hub.notify import Messenger
 
 WATCH_INTERVAL = 1.0
 """Seconds after which it is asked again whether it is time for a look at the current task's queues."""
@@ -67,6 +70,15 @@ async def open_store(settings: HubSettings) -> Store:
 def open_desk(store: Store, waiters: Waiters) -> Desk:
     """The log desk that belongs to a store."""
     return SharedLogDesk(store, waiters) if isinstance(store, RedisStore) else LogDesk(waiters)
+
+
+def messengers_for(settings: HubSettings, store: Store, counts: Counts) -> list[Messenger]:
+    """One for each [[notify]]. Raises ConfigError where a file that one names cannot be read."""
+    if not settings.notify:
+        return []
+    from hub.notify import open_messengers  # with it comes an HTTP client: time at start, and memory
+
+    return open_messengers(settings.notify, store, counts)
 
 
 async def serve(settings: HubSettings) -> None:
@@ -107,7 +119,7 @@ async def _run(
     refusals = Refusals()
     insight = Insight(store, waiters, certificate_ends=(lambda: tls.ends) if tls else None)
     counts = insight.metrics.counts
-    messengers = open_messengers(settings.notify, store, counts)
+    messengers = messengers_for(settings, store, counts)
     crier = Crier(store, insight, messengers)
     pace = Pace()
     app = build_app(
