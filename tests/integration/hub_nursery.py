@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from tests.integration.hub_process import environment
+from tests.integration.hub_process import HubProcess, Process, environment
 
 PR_SET_PDEATHSIG = 1
 
@@ -54,6 +55,48 @@ class Nursery:
             self._process.stdin.write(f"{config}\t{log}\n")
             self._process.stdin.flush()
             return int(self._process.stdout.readline())
+
+
+class NurseryHub(HubProcess):
+    """A hub of a nursery's, for tests that look at what it answers and not at how it ends."""
+
+    def __init__(self, directory: Path, nursery: Nursery) -> None:
+        super().__init__(directory)
+        self._nursery = nursery
+
+    def _spawn(self) -> Process:
+        return _Forked(self._nursery.start(self.config, self._log))
+
+
+class _Forked:
+    """A process that is no child of ours: it can be told and waited for, but has no exit code."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._handle = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        return self._look(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = self._look(timeout)
+        if code is None:
+            raise TimeoutError(f"process {self.pid} runs on")
+        return code
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            signal.pidfd_send_signal(self._handle, sig)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def __del__(self) -> None:
+        os.close(self._handle)
+
+    def _look(self, timeout: float | None) -> int | None:
+        readable, _, _ = select.select([self._handle], [], [], timeout)
+        return -1 if readable else None
 
 
 def serve_nursery() -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from tests.servers.children import ServerError, free_port, wait_until
 
@@ -27,6 +27,17 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
+class Process(Protocol):
+    """What is asked of a process that was started."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
+    def kill(self) -> None: ...
+
+
 class HubProcess:
     """Starts, asks, stops and kills a hub, whose state is one SQLite file unless it is told another."""
 
@@ -38,12 +49,10 @@ class HubProcess:
         self.config.write_text(f'token = "{TOKEN}"\nbind = "127.0.0.1:{self.port}"\nstate = "{state}"\n')
         self._log = directory / "hub.log"
         self._wrapper = wrapper
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
 
     def start(self) -> HubProcess:
-        command = [*self._wrapper, sys.executable, "-m", "hub.cli", "--config", str(self.config)]
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
+        self.process = self._spawn()
         try:
             wait_until(lambda: self._answers() or self._ended(), "the hub answers")
         except ServerError:
@@ -52,6 +61,11 @@ class HubProcess:
         if self._ended():
             raise AssertionError(f"the hub ended at once:\n{self.log}")
         return self
+
+    def _spawn(self) -> Process:
+        command = [*self._wrapper, sys.executable, "-m", "hub.cli", "--config", str(self.config)]
+        with self._log.open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, env=environment())
 
     def _answers(self) -> bool:
         try:

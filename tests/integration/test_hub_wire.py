@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.hub_nursery import Nursery, NurseryHub
 from tests.integration.hub_process import TOKEN, Answer, HubProcess
 
 SQUARES = {
@@ -29,8 +30,22 @@ MANDELBROT = {
 NODE = {"node_id": None, "hostname": "pi-1", "architecture": "aarch64", "cpu_count": 4}
 
 
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with Nursery() as opened:
+        yield opened
+
+
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubProcess]:
+def hub(tmp_path: Path, nursery: Nursery) -> Iterator[HubProcess]:
+    process = NurseryHub(tmp_path, nursery)
+    process.start()
+    yield process
+    process.end()
+
+
+@pytest.fixture
+def own_process(tmp_path: Path) -> Iterator[HubProcess]:
     process = HubProcess(tmp_path)
     process.start()
     yield process
@@ -414,7 +429,8 @@ def test_filters_select_nodes_and_refuse_what_they_do_not_know(hub: HubProcess) 
 
 
 @pytest.mark.parametrize("end", ["SIGTERM", "kill -9"])
-def test_a_restart_loses_no_task_no_position_and_no_node(hub: HubProcess, end: str) -> None:
+def test_a_restart_loses_no_task_no_position_and_no_node(own_process: HubProcess, end: str) -> None:
+    hub = own_process
     for name in ("a", "b", "c"):
         hub.post("/api/tasks", {"name": name, "image": "x:1", "env": {"KEY": "value"}})
     hub.post("/api/tasks/next")
