@@ -12,14 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.fleet import hosts
-from tests.fleet.engine import PROJECT, inspect
+from tests.fleet.engine import inspect
 from tests.fleet.grid import Grid
 from tests.fleet.hosts import Fleet
 from tests.servers.authority import Authority, Pair
-from tests.servers.children import free_port
-from tests.servers.haproxy import Haproxy
+from tests.servers.haproxy import EXAMPLE, Haproxy
 
-EXAMPLE = PROJECT / "docs" / "haproxy.cfg"
 HUBS = ("hub1", "hub2")
 
 
@@ -62,30 +60,18 @@ class HubsGrid(Grid):
 
 
 def _balancer(grid: HubsGrid) -> Haproxy:
-    """HAProxy with the example that operators are given, as far as that can be: with our addresses."""
-    directory, port = grid.fleet.state / "haproxy", free_port()
+    """HAProxy with the example that operators are given, in the form for hubs that speak TLS themselves."""
+    directory = grid.fleet.state / "haproxy"
     directory.mkdir(mode=0o700)
     pem = directory / "hub.pem"
     pem.touch(mode=0o600)  # certificate and key in one file
     pem.write_text(grid.pair.certificate.read_text() + grid.pair.key.read_text())
-    text = EXAMPLE.read_text()
-    tls = re.search(r"^# +server hub-01 192\.168\.1\.11:8080 (ssl .+)$", text, re.MULTILINE)
-    servers = re.compile(r"(    server hub-\d+ [\d.:]+\n)+")
+    tls = re.search(r"^# +server hub-01 192\.168\.1\.11:8080 (ssl .+)$", EXAMPLE.read_text(), re.MULTILINE)
     assert tls, f"{EXAMPLE} does not show hubs with TLS any more"
-    assert servers.search(text), f"{EXAMPLE} has no servers any more"
-    ours = "".join(f"    server {host.name} {host.address}:8080 {tls[1]}\n" for host in grid.hubs)
-    text = servers.sub(ours, text, count=1)
-    changed = {
-        "maxconn 60000": "maxconn 1000",
-        "log /dev/log local0": "log stdout format raw local0",
-        "/run/haproxy/admin.sock mode 660": f"{directory}/admin mode 600",
-        "bind :443 ssl crt /etc/haproxy/hub.pem": f"bind {grid.gateway}:{port} ssl crt {pem}",
-        "/etc/haproxy/ca.pem": str(grid.authority.certificate),
-    }
-    for theirs, own in changed.items():
-        assert theirs in text, f"{EXAMPLE} does not say {theirs!r} any more"
-        text = text.replace(theirs, own)
-    return Haproxy(directory, text, port, grid.gateway)
+    options = tls[1].replace("/etc/haproxy/ca.pem", str(grid.authority.certificate))
+    assert options != tls[1], f"{EXAMPLE} has its authority in another place now"
+    hubs = {host.name: f"{host.address}:8080 {options}" for host in grid.hubs}
+    return Haproxy.of_example(directory, hubs, grid.gateway, pem)
 
 
 def _inventory(grid: HubsGrid) -> dict[str, Any]:

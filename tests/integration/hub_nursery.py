@@ -64,7 +64,7 @@ class NurseryHub(HubProcess):
         super().__init__(directory)
         self._nursery = nursery
 
-    def _spawn(self) -> Process:
+    def _begin(self) -> Process:
         return _Forked(self._nursery.start(self.config, self._log))
 
 

@@ -52,7 +52,7 @@ class HubProcess:
         self.process: Process | None = None
 
     def start(self) -> HubProcess:
-        self.process = self._spawn()
+        self.spawn()
         try:
             wait_until(lambda: self._answers() or self._ended(), "the hub answers")
         except ServerError:
@@ -62,7 +62,11 @@ class HubProcess:
             raise AssertionError(f"the hub ended at once:\n{self.log}")
         return self
 
-    def _spawn(self) -> Process:
+    def spawn(self) -> None:
+        """Start it, and wait for nothing."""
+        self.process = self._begin()
+
+    def _begin(self) -> Process:
         command = [*self._wrapper, sys.executable, "-m", "hub.cli", "--config", str(self.config)]
         with self._log.open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=environment())

@@ -14,10 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.children import free_port
-from tests.servers.haproxy import CONFIGURATION, Haproxy
-
-EXAMPLE = Path(__file__).resolve().parents[2] / "docs/haproxy.cfg"
+from tests.servers.haproxy import Haproxy
 
 REQUESTS, SPREAD = 20, 2.0
 """Requests, and the seconds over which they come: as long as one that is being connected waits."""
@@ -65,31 +62,21 @@ def vanished() -> Iterator[int]:
         yield port
 
 
-def configuration(directory: Path, port: int, hubs: dict[str, int]) -> str:
-    """What stands before the hubs in the test's own configuration, and the example's backend."""
-    backend, _, _ = EXAMPLE.read_text().partition("backend hubs\n")[2].partition("    server ")
-    assert "retries" in backend, f"{EXAMPLE} is written in another way now"
-    front = CONFIGURATION.partition("backend hubs\n")[0].format(directory=directory, port=port)
-    servers = "".join(f"    server {name} 127.0.0.1:{where}\n" for name, where in hubs.items())
-    return f"{front}backend hubs\n{backend}{servers}".replace("timeout connect 1s", "timeout connect 2s")
-
-
 def test_a_request_that_is_being_connected_to_a_lost_hub_goes_to_another(
     tmp_path: Path, alive: int, vanished: int
 ) -> None:
-    port = free_port()
-    text = configuration(tmp_path, port, {"hub1": alive, "hub2": vanished})
+    balancer = Haproxy.of_example(tmp_path, {"hub1": f"127.0.0.1:{alive}", "hub2": f"127.0.0.1:{vanished}"})
 
     def order(number: int) -> int:
         time.sleep(SPREAD * number / REQUESTS)
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=30)
         try:
             connection.request("POST", "/api/tasks/next")
             return connection.getresponse().status
         finally:
             connection.close()
 
-    with Haproxy(tmp_path, text, port) as balancer:
+    with balancer:
         with ThreadPoolExecutor(REQUESTS) as pool:
             assert list(pool.map(order, range(REQUESTS))) == [200] * REQUESTS
         assert balancer.up == {"hub1"}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import threading
 import time
 from collections import Counter
@@ -16,10 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.hub_nursery import Nursery
-from tests.integration.hub_process import HubProcess
+from tests.integration.hub_nursery import Nursery, NurseryHub
 from tests.integration.storm import Ledger, Storm
-from tests.servers.children import ServerError, wait_until
 
 HUBS = 4
 ROUNDS = int(os.environ.get("GRIDCORE_KILL_ROUNDS", "100"))
@@ -37,46 +34,26 @@ class Life:
 
     def __init__(self, directory: Path, nursery: Nursery, seed: str) -> None:
         directory.mkdir()
-        self.hub = HubProcess(directory)
+        self.hub = NurseryHub(directory, nursery)
         self.ledger = Ledger()
         self.done = 0
-        self._nursery = nursery
-        self._log = directory / "hub.log"
         self._chance = random.Random(seed)
-        self._pid = 0
 
     def run(self, rounds: int) -> None:
-        self._start()
+        self.hub.start()
         for number in range(rounds):
             storm = Storm(self.hub.port, self.ledger, f"r{number}-", self._chance)
             time.sleep(self._chance.uniform(0.02, LONGEST))
-            self._kill()
+            self.hub.kill()
             storm.wait()
             self.done += storm.done
             if self._chance.random() < KILLED_AT_START:
-                self._pid = self._nursery.start(self.hub.config, self._log)
+                self.hub.spawn()
                 time.sleep(self._chance.uniform(0, 0.1))
-                self._kill()
-            self._start()
+                self.hub.kill()
+            self.hub.start()
             self._check()
-        self._kill()
-
-    def _start(self) -> None:
-        self._pid = self._nursery.start(self.hub.config, self._log)
-        try:
-            wait_until(self._answers, "the hub answers after a kill")
-        except ServerError:
-            raise AssertionError(f"it does not start:\n{self.hub.log[-2000:]}") from None
-
-    def _answers(self) -> bool:
-        try:
-            return self.hub.get("/health", token=None).status == 200
-        except OSError:
-            return False
-
-    def _kill(self) -> None:
-        os.kill(self._pid, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{self._pid}").exists(), "the hub is dead")
+        self.hub.kill()
 
     def _check(self) -> None:
         """What was acknowledged is there, each with its event, and beyond it only what was not answered."""

@@ -352,3 +352,8 @@ def test_a_hub_takes_as_many_connections_as_it_may(tmp_path: Path) -> None:
             connection.close()
     finally:
         hub.end()
+
+
+def test_a_hub_that_tells_nobody_carries_no_http_client() -> None:
+    code = "import sys, hub.cli, hub.serve; sys.exit('aiohttp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -19,8 +19,8 @@ from pathlib import Path
 PORTS = range(20_000, 32_000)
 """Below the kernel's ephemeral ports: no connection takes one while a server is down for a moment."""
 
-PATIENCE = 60.0
-"""Seconds in which a server must answer: a twentieth of one on an idle machine, many beside other tests."""
+PATIENCE = 20.0
+"""Seconds in which a server must answer; on an idle machine it takes a twentieth of one."""
 
 _claims: list[socket.socket] = []
 """One bound name a port that was given out; the kernel frees it when this process ends."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from tests.servers.children import Child, accepts, find, free_port, wait_until
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs/haproxy.cfg"
+"""What operators are given."""
 
 CONFIGURATION = """\
 global
@@ -61,6 +65,31 @@ class Haproxy:
             f"    server hub{number} 127.0.0.1:{hub}" for number, hub in enumerate(hub_ports, 1)
         )
         return cls(directory, CONFIGURATION.format(directory=directory, port=port, servers=servers), port)
+
+    @classmethod
+    def of_example(
+        cls, directory: Path, hubs: Mapping[str, str], address: str = "127.0.0.1", pem: Path | None = None
+    ) -> Haproxy:
+        """The example, but for where it listens, writes, and finds `hubs`: `ADDRESS:PORT options` each.
+
+        Without `pem`, certificate and key in one file, it listens without TLS.
+        """
+        port, text = free_port(), EXAMPLE.read_text()
+        shown = re.search(r"(    server hub-\d+ [\d.:]+\n)+", text)
+        bind = re.search(r"bind :443 ssl crt /etc/haproxy/hub.pem(.+)", text)
+        assert shown, f"{EXAMPLE} has no servers any more"
+        assert bind, f"{EXAMPLE} listens in another way now"
+        changed = {
+            shown[0]: "".join(f"    server {name} {hub}\n" for name, hub in hubs.items()),
+            bind[0]: f"bind {address}:{port}" + (f" ssl crt {pem}{bind[1]}" if pem else ""),
+            "maxconn 60000": "maxconn 1000",
+            "log /dev/log local0": "log stdout format raw local0",
+            "/run/haproxy/admin.sock mode 660": f"{directory}/admin mode 600",
+        }
+        for theirs, own in changed.items():
+            assert theirs in text, f"{EXAMPLE} does not say {theirs!r} any more"
+            text = text.replace(theirs, own)
+        return cls(directory, text, port, address)
 
     def __enter__(self) -> Haproxy:
         self._child.start(lambda: accepts(self.port, self._address))
