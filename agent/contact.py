@@ -25,6 +25,7 @@ class Contact:
     def __init__(self) -> None:
         self._random = Random()  # noqa: S311 # jitter, not a secret
         self._away: str | None = None
+        self._kind: str | None = None
         self._away_since = 0.0
         self._not_before = 0.0
 
@@ -32,6 +33,11 @@ class Contact:
     def away(self) -> str | None:
         """Why the hub does not answer; None while it does."""
         return self._away
+
+    @property
+    def kind(self) -> str | None:
+        """What kind of `HubError` it is (its `kind`); None while the hub answers."""
+        return self._kind
 
     @property
     def away_for(self) -> float | None:
@@ -53,7 +59,7 @@ class Contact:
             self._away_since = now
         if text != self._away:
             log.warning("hub", error=text, meanwhile="what runs keeps running")
-        self._away = text
+        self._away, self._kind = text, error.kind
         if error.retry_after:
             pause = error.retry_after * (1 + SPREAD * self._random.random())
             self._not_before = max(self._not_before, now + pause)
@@ -64,4 +70,4 @@ class Contact:
         """The hub has answered."""
         if self._away is not None:
             log.info("hub answers again")
-        self._away = None
+        self._away = self._kind = None

@@ -295,6 +295,11 @@ class HubLink:
         return self._contact.away
 
     @property
+    def away_kind(self) -> str | None:
+        """The same for programs: the `kind` of the `HubError`."""
+        return self._contact.kind
+
+    @property
     def away_for(self) -> float | None:
         """Seconds since the hub was last heard; None while it answers."""
         return self._contact.away_for

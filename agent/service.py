@@ -200,6 +200,7 @@ class Service:
             self._owner.permit,
             node_id=self._link.node_id,
             away=self._link.away,
+            away_kind=self._link.away_kind,
             away_for=self._link.away_for,
             paused_for=self._owner.paused_for,
             errors=[(now - e.at, e.kind, e.message, e.instance) for e in self._board.recent],

@@ -28,6 +28,7 @@ def status_of(
     *,
     node_id: str | None,
     away: str | None,
+    away_kind: str | None = None,
     errors: Sequence[tuple[float, str, str, int | None]] = (),
     away_for: float | None = None,
     paused_for: float | None = None,
@@ -35,7 +36,8 @@ def status_of(
 ) -> dict[str, Any]:
     """The node at one moment, as JSON values; ages and spans in seconds.
 
-    `away` is why the hub does not answer, or None; `away_for` since when. `errors` are (age, kind, message,
+    `away` is why the hub does not answer, or None, `away_kind` the same for programs (the kinds of
+    `HubError`), `away_for` since when. `errors` are (age, kind, message,
     instance), the oldest first. `now` is in seconds since the epoch.
     """
     now = time.time() if now is None else now
@@ -53,7 +55,13 @@ def status_of(
     status = {
         "node_id": node_id,
         "agent_version": __version__,
-        "hub": {"url": mask_url(settings.server_url), "answers": away is None, "away": away, "for": away_for},
+        "hub": {
+            "url": mask_url(settings.server_url),
+            "answers": away is None,
+            "away": away,
+            "kind": away_kind,
+            "for": away_for,
+        },
         "status": report.status,
         "task": report.task,
         "generation": report.generation,

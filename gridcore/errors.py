@@ -28,6 +28,8 @@ class ConfigError(GridCoreError):
 class HubError(GridCoreError):
     """The hub did not do what was asked."""
 
+    kind = "hub"
+    """What went wrong, for programs: `unreachable`, `token-rejected`, `refused`."""
     retry_after: float | None = None
     """Seconds that the hub wants to be left alone, where it says so."""
 
@@ -35,9 +37,13 @@ class HubError(GridCoreError):
 class HubUnreachable(HubError):
     """Nothing useful came back: no connection, a time-out, a 5xx, or an answer that is not the protocol."""
 
+    kind = "unreachable"
+
 
 class HubRejectedToken(HubError):
     """The hub does not accept this token."""
+
+    kind = "token-rejected"
 
 
 class HubRefused(HubError):
@@ -45,6 +51,8 @@ class HubRefused(HubError):
 
     `status` is the HTTP status; `problem` the decoded problem+json body, `{}` where there is none.
     """
+
+    kind = "refused"
 
     def __init__(self, status: int, detail: str, problem: dict[str, object] | None = None) -> None:
         super().__init__(detail)

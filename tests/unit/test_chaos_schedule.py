@@ -12,7 +12,7 @@ import pytest
 from tests.fleet.chaos.look import Box, Sight, Want, judge_containers, judge_kept, judge_word
 from tests.fleet.chaos.record import Record, Seen, spread
 from tests.fleet.chaos.run import FAULTS
-from tests.fleet.chaos.schedule import Injection, choose, schedule
+from tests.fleet.chaos.schedule import Injection, choose, draw, schedule
 
 SECONDS = {"kill": (0.0, 0.0), "hang": (5.0, 25.0), "fill": (1.0, 2.0), "cut": (66.0, 80.0)}
 
@@ -66,6 +66,15 @@ def test_faults_are_chosen_by_name() -> None:
     assert choose(["b"], ["a", "b"]) == ["b"]
     with pytest.raises(ValueError, match="no such fault: c; there are a, b"):
         choose(["c"], ["a", "b"])
+
+
+def test_a_few_landings_meet_every_fault() -> None:
+    assert draw(7, list(FAULTS), 12) == draw(7, list(reversed(FAULTS)), 12)
+    assert len(set(draw(7, list(FAULTS), 12))) == 12
+    assert draw(7, ["a", "b"], 12) == ["a", "b"]
+    for first in range(0, 1000, 10):
+        met = {name for seed in range(first, first + 10) for name in draw(seed, list(FAULTS), 12)}
+        assert len(met) >= len(FAULTS) - 1
 
 
 def test_every_fault_of_the_catalogue_says_what_it_is() -> None:
@@ -166,9 +175,19 @@ def test_the_table_tells_times_spread_and_violations() -> None:
         ]
     )
     assert record.rows() == [
-        ("cut", "1", "4.0 / 4.0 / 4.0", "0"),
-        ("hang", "1", "- (1 never)", "2"),
-        ("kill", "3", "1.0 / 3.0 / 8.0", "1"),
+        ("cut", "1", "4.0 / 4.0 / 4.0", "0", "0"),
+        ("hang", "1", "- (1 never)", "0", "2"),
+        ("kill", "3", "1.0 / 3.0 / 8.0", "0", "1"),
     ]
     assert record.violations == 3
     assert spread([1.0, None]) == "1.0 / 1.0 / 1.0 (1 never)"
+
+
+def test_lost_items_are_laid_to_the_fault_that_had_them_in_hand() -> None:
+    record = Record(
+        [Seen("kill", 1.0, taken=10), Seen("hub", 1.0, hurt=False, taken=20), Seen("kill", 1.0, taken=20)]
+    )
+    record.count_lost([0, 9, 10, 20])  # 20 was taken after the last look: in hand, not lost
+    assert [one.lost for one in record.seen] == [2, 1, 0]
+    assert record.seen[1].violations == ("1 items lost, and no container was to end",)
+    assert record.violations == 1

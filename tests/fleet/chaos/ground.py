@@ -24,6 +24,8 @@ INPUT, OUTPUT = "chaos:input", "chaos:output"
 ITEM_SECONDS = 1.0  # so that stopping takes long enough to be hit
 HEARTBEAT = 5  # s; shorter than what an operator would choose, so that the hub's word is never old
 RESERVE = 500  # items that always wait, so that no worker is ever out of work
+IN_HAND = 4 * ITEM_SECONDS
+"""Seconds in which a healthy worker gives the result of what it has taken, Redis' retries included."""
 
 # Loop devices for the hosts' own bounded disks; the kernel frees one when the host that mounted it goes.
 LOOP_OPTIONS = ["--device-cgroup-rule=b 7:* rmw", "--device=/dev/loop-control"]
@@ -69,6 +71,7 @@ class Ground:
         self._current: str | None = None
         self._want: look.Want | None = None
         self._cpus = 0
+        self._pushed = 0
         self._over = threading.Event()
         self._feeder = threading.Thread(target=self._feed, daemon=True)
 
@@ -156,6 +159,14 @@ class Ground:
             return self.grid.length(OUTPUT)
         return 0
 
+    def taken(self) -> int:
+        """How many items workers have taken so far; they are the integers from 0 on, in this order."""
+        try:
+            first = self.grid.redis.lindex(INPUT, 0)
+        except redis.RedisError as problem:
+            raise FleetError(f"the fleet's Redis does not answer: {problem}") from None
+        return self._pushed if first is None else int(str(first))
+
     def ill(self) -> list[str]:
         """What is not as it should be anywhere."""
         seen = self.sights()
@@ -189,13 +200,12 @@ class Ground:
             self._feeder.join(10)
 
     def _feed(self) -> None:
-        pushed = 0
         while not self._over.wait(0.5):
             with suppress(redis.RedisError):
                 missing = RESERVE - self.grid.length(INPUT)
                 if missing > 0:
-                    self.grid.redis.rpush(INPUT, *range(pushed, pushed + missing))
-                    pushed += missing
+                    self.grid.redis.rpush(INPUT, *range(self._pushed, self._pushed + missing))
+                    self._pushed += missing
 
     def _redis_url(self) -> str:
         password = urllib.parse.quote(self.grid.fleet.secret("redis_password"), safe="")

@@ -181,7 +181,7 @@ def _(scene: Scene) -> None:
     try:
         begin = time.monotonic()
         there = _foreign(scene, foreign)
-        scene.must_be_said(box.name, "name-taken")
+        scene.must_be_said("name-taken")
         time.sleep(max(0.0, scene.seconds - (time.monotonic() - begin)))
         if there is None or _foreign(scene, foreign) != there:
             scene.wrong.append(f"the foreign container {box.name} was touched")
@@ -293,7 +293,7 @@ def _full(scene: Scene, directory: str, *, said: bool = True) -> None:
         finally:
             scene.shell(f"systemctl kill --kill-whom=main --signal=CONT {UNIT}")
         if said:
-            scene.must_be_said("no space left", "disk")
+            scene.must_be_said("disk-full")
         time.sleep(max(0.0, scene.seconds - (time.monotonic() - begin)))
     finally:
         free(scene.host, directory)

@@ -91,8 +91,7 @@ def _(scene: Scene) -> None:
 def _(scene: Scene) -> None:
     with scene.ground.proxied("revoked"):
         scene.last()
-        if "401" not in scene.host.ssh("journalctl --unit gridnode --no-pager --output cat --lines 20"):
-            scene.wrong.append("the agent's journal does not say 401")
+        scene.must_blame_hub("token-rejected")
 
 
 def _must_be_offline(scene: Scene) -> None:

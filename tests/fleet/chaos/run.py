@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from tests.fleet import work
 from tests.fleet.chaos import ground as grounds
 from tests.fleet.chaos import look, machine_faults, network_faults
-from tests.fleet.chaos.ground import OUTPUT, Ground
+from tests.fleet.chaos.ground import IN_HAND, OUTPUT, Ground
 from tests.fleet.chaos.record import Record, Seen
 from tests.fleet.chaos.scene import UNIT, Fault, Scene
 from tests.fleet.chaos.schedule import Injection, choose, schedule
@@ -147,15 +147,26 @@ class Runner:
             violations = [f"the fault could not be made or ended as planned: {problem}", *scene.wrong]
         violations += self._defects(since)
         recovered = watch.said if watch else None
-        seen = Seen(fault.name, recovered, tuple(violations), tuple(scene.notes))
-        self.record.seen.append(seen)
+        seen = Seen(fault.name, recovered, tuple(violations), tuple(scene.notes), hurt=bool(scene.hurt))
         self._tell(injection, scene, seen, watch, at)
         if violations:
             self._keep_evidence(injection, scene, seen, since)
         for act in scene.aftermath:
             with suppress(FleetError):
                 act()
-        return self._well_again(recovered is not None)
+        well = self._well_again(recovered is not None)
+        self.record.seen.append(replace(seen, taken=self._taken()))
+        return well
+
+    def _taken(self) -> int:
+        """Items taken by now; what is in hand becomes results before the next fault can hit it."""
+        try:
+            taken = self.ground.taken()
+        except FleetError as problem:
+            self.record.afterwards.append(f"items could not be counted: {problem}")
+            return self.record.seen[-1].taken if self.record.seen else 0
+        time.sleep(IN_HAND)
+        return taken
 
     def _tell(self, injection: Injection, scene: Scene, seen: Seen, watch: Watch | None, at: float) -> None:
         lasted = f"{injection.seconds:4.0f} s" if injection.seconds else "      "
@@ -230,7 +241,13 @@ class Runner:
         """Containers that are killed lose what they have in hand; but what comes back must be right."""
         results = list(work.read_all(self.ground.grid.redis, OUTPUT))
         wrong = [result for result in results if not _is_square(result)]
-        console.print(f"chaos: {len(results):,} results came back, {len(wrong)} of them wrong")
+        there = {int(result.partition(":")[0]) for result in results if _is_square(result)}
+        taken = self.record.seen[-1].taken if self.record.seen else 0
+        self.record.count_lost(item for item in range(taken) if item not in there)
+        lost = sum(one.lost for one in self.record.seen)
+        console.print(
+            f"chaos: {len(results):,} results came back, {len(wrong)} of them wrong; {lost} items were lost"
+        )
         return [f"{len(wrong)} results are wrong, such as {wrong[0]!r}"] if wrong else []
 
 

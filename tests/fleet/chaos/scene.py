@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from tests.fleet.chaos import look
 from tests.fleet.chaos.ground import Ground
@@ -30,6 +32,8 @@ class Scene:
     wrong: list[str] = field(default_factory=list)
     """What was not as it should be while the fault lasted."""
     notes: list[str] = field(default_factory=list)
+    begin: float = field(default_factory=time.time)
+    """Since the epoch; the hub's host has this machine's clock."""
     aftermath: list[Callable[[], object]] = field(default_factory=list)
     """What puts the host in order once everything was looked at."""
 
@@ -82,19 +86,27 @@ class Scene:
 
         wait_until(there, f"another agent runs on {self.host.container}", seconds)
 
-    def must_be_said(self, *words: str) -> None:
-        """The hub must tell of this trouble: Error, and one of the words in the reason or the errors."""
+    def must_be_said(self, kind: str) -> None:
+        """The hub must tell of this trouble: status Error, and an error of this kind since it began."""
 
         def said() -> bool:
             node = self.ground.grid.node(self.host)
-            told = f"{node['reason']} {node.get('errors')}".lower()
-            return node["runtime_status"] == "Error" and any(word in told for word in words)
+            return node["runtime_status"] == "Error" and any(
+                error["kind"] == kind and datetime.fromisoformat(error["time"]).timestamp() > self.begin
+                for error in node["errors"]
+            )
 
         try:
-            wait_until(said, f"the node says Error with {' or '.join(words)}", SEEN_WITHIN, pause=0.5)
+            wait_until(said, f"the node says Error with {kind}", SEEN_WITHIN, pause=0.5)
         except FleetError as problem:
             node = self.ground.grid.node(self.host)
             self.wrong.append(f"{problem}; it said {node['runtime_status']}: {node['reason']}")
+
+    def must_blame_hub(self, kind: str) -> None:
+        """Its owner must be told why the hub does not answer: `gridnode status` gives the kind."""
+        hub = json.loads(self.host.ssh("gridnode status --json"))["hub"]
+        if hub["kind"] != kind:
+            self.wrong.append(f"gridnode status says {hub['kind']} of the hub, not {kind}: {hub['away']}")
 
 
 Act = Callable[[Scene], None]

@@ -58,6 +58,11 @@ def choose(wanted: Sequence[str], known: Sequence[str]) -> list[str]:
     return [name for name in known if name in wanted or not wanted]
 
 
+def draw(seed: int, known: Sequence[str], most: int) -> list[str]:
+    """So many of the faults, others for another seed: all of them come up within a few seeds."""
+    return sorted(Random(f"{seed} {sorted(known)}").sample(sorted(known), min(most, len(known))))
+
+
 def _one_round(random: Random, names: list[str], last: str | None) -> list[str]:
     shuffled = random.sample(names, len(names))
     if len(shuffled) > 1 and shuffled[0] == last:

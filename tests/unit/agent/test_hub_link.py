@@ -205,11 +205,14 @@ async def test_a_hub_that_goes_changes_nothing_wanted_and_errors_are_kept(tmp_pa
         await asyncio.sleep(0.1)
         assert rig.wanted == before
         rig.hub.away, rig.hub.status = False, 500
-        await asyncio.sleep(0.1)
+        await until(lambda: rig.link.away_kind == "unreachable")
+        rig.hub.status = 400
+        await until(lambda: rig.link.away_kind == "refused")
         rig.hub.status = 401
-        await asyncio.sleep(0.1)
+        await until(lambda: rig.link.away_kind == "token-rejected")
         assert rig.wanted == before
         rig.hub.status = 200
+        await until(lambda: rig.link.away_kind is None)
         await until(
             lambda: any(
                 e["message"] == "meanwhile" for r in rig.hub.asked if r.body for e in r.body.get("errors", [])
@@ -310,6 +313,7 @@ async def test_when_both_tokens_are_refused_they_take_turns_slowly(
         await asyncio.sleep(0.3)
         assert len(rig.hub.asked) == asked
         assert "accepts neither `token` nor `join_token`" in str(rig.link.away)
+        assert rig.link.away_kind == "token-rejected"
     assert rig.hub.shown(REGISTER) == ["own-0", "old-join", "own-0"]
     assert rig.wanted == []
 
