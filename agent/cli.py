@@ -238,7 +238,7 @@ def _run(settings: Settings, path: Path) -> None:
     logs.configure(settings.log_format)
     # systemd's watchdog ends a hung agent with SIGABRT: where it hung then stands in the journal.
     faulthandler.enable()
-    with only_agent(path):
+    with only_agent(path, settings):
         try:
             code = asyncio.run(Service(settings, path).run())
         except BaseExceptionGroup as errors:

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from agent.errors import EngineError
-from gridcore.config import write_private
+from gridcore.files import write_private
 
 log = structlog.get_logger()
 

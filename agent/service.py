@@ -8,12 +8,10 @@ agent adopts what runs. A stop told by the hub is a stop like any other.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -40,6 +38,7 @@ from agent.status import status_of
 from agent.terms import Owner
 from gridcore.client import AiohttpTransport, HubClient
 from gridcore.errors import EXIT_HANDOVER, ConfigError
+from gridcore.files import FileInUse, FileLock
 from gridcore.platforms import architecture_of, platform_of
 from gridcore.systemd import notify
 from gridcore.trust import Trust
@@ -53,26 +52,30 @@ EXTEND_EVERY, EXTEND_BY = 5.0, 20.0
 
 
 @contextmanager
-def only_agent(config: Path) -> Iterator[None]:
-    """Hold the lock beside the configuration file: one agent a configuration.
+def only_agent(config: Path, settings: Settings) -> Iterator[None]:
+    """Hold configuration file and state directory, whatever they are called: one agent for each.
 
     Raises:
-        ConfigError: another agent holds it, or the file cannot be made.
+        ConfigError: another agent has one of them, or the file cannot be locked.
     """
-    path = config.with_name(config.name + ".lock")
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be made: {error.strerror}") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise ConfigError(f"{config}: another gridnode runs with this file; stop it first") from None
-    try:
+    state = machine.state_directory(config, settings.state_directory)
+    with ExitStack() as held:
+        held.callback(_lock(config, f"{config}: another gridnode runs with this file").close)
+        with suppress(OSError):  # without one the agent works on, and says so
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if state.is_dir():
+            text = f"{config}: state_directory: another gridnode keeps its state in {state}"
+            held.callback(_lock(state, text).close)
         yield
-    finally:
-        os.close(handle)
+
+
+def _lock(path: Path, in_use: str) -> FileLock:
+    try:
+        return FileLock(path)
+    except FileInUse:
+        raise ConfigError(f"{in_use}; stop it first") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be locked: {error.strerror}") from None
 
 
 def _trust_of(settings: Settings, config: Path) -> Trust:

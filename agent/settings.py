@@ -13,8 +13,9 @@ import tomlkit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from tomlkit.exceptions import TOMLKitError
 
-from gridcore.config import read_text, write_private
+from gridcore.config import read_text
 from gridcore.errors import ConfigError
+from gridcore.files import write_private
 from gridcore.platforms import is_known_architecture
 from gridcore.protocol import NodeId
 

@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 
 from agent.settings import Settings
-from gridcore.config import write_private
+from gridcore.files import write_private
 
 log = structlog.get_logger()
 

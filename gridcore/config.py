@@ -10,7 +10,6 @@ import contextlib
 import difflib
 import os
 import secrets
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from gridcore.errors import ConfigError
+from gridcore.files import resolve, write_private
 from gridcore.masking import mask_text
 
 M = TypeVar("M", bound=BaseModel)
@@ -121,29 +121,6 @@ def new_token() -> str:
     return secrets.token_urlsafe(32)
 
 
-def write_private(path: Path, text: str) -> None:
-    """Replace a file atomically, mode 0600, on disk before this returns.
-
-    Raises:
-        OSError: the directory cannot be written.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
 def init_file(path: Path, text: str) -> None:
     """Write a first configuration file, never over an existing one.
 
@@ -153,7 +130,7 @@ def init_file(path: Path, text: str) -> None:
     if path.exists():
         raise ConfigError(f"{path}: exists already; edit it, or move it away first")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        resolve(path).parent.mkdir(parents=True, exist_ok=True)
         write_private(path, text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
