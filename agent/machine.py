@@ -13,6 +13,7 @@ from pathlib import Path
 from agent.settings import Settings
 from agent.spec import NodeFacts
 from gridcore.errors import ConfigError
+from gridcore.json_values import printable
 from gridcore.platforms import architecture_of, is_known_architecture, platform_of
 
 UNSUPPORTED = "armv6l"
@@ -147,7 +148,7 @@ def limit_warnings(cgroup: Path = CGROUP, controllers: Path = CONTROLLERS) -> tu
 
 def hostname() -> str:
     """The machine's name for the hub."""
-    return socket.gethostname() or "unnamed"
+    return printable(socket.gethostname()) or "unnamed"
 
 
 def memory_mb() -> int:

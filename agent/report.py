@@ -193,5 +193,6 @@ def _slots(state: State, kept: Mapping[str, int], last: Callable[[int], Run | No
 
 
 def clip(text: str) -> str:
-    """At most 1 KiB of UTF-8, since that is what a hub takes."""
-    return text.encode()[:MAX_ERROR_BYTES].decode(errors="ignore")
+    """At most 1 KiB of UTF-8, since that is what a hub takes; what UTF-8 does not have (parts of odd file
+    names) as `?`."""
+    return text.encode(errors="replace")[:MAX_ERROR_BYTES].decode(errors="ignore")

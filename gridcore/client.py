@@ -18,6 +18,7 @@ import aiohttp
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from gridcore.errors import HubError, HubRefused, HubRejectedToken, HubUnreachable
+from gridcore.json_values import find_faults
 from gridcore.masking import mask_text
 from gridcore.protocol import (
     DeregisterRequest,
@@ -246,6 +247,9 @@ class HubClient:
                 # Not a bad task but no task at all, so nothing is known of what is current.
                 raise HubUnreachable(f"the hub's answer is not of the protocol: {_first(error)}") from None
             return TaskAnswer(changed=True, etag=fresh, heartbeat_now=now, invalid=_first(error))
+        if task is not None and (faults := find_faults(task.to_wire())):
+            invalid = f"{faults[0].field}: {faults[0].message}"
+            return TaskAnswer(changed=True, etag=fresh, heartbeat_now=now, invalid=invalid)
         return TaskAnswer(changed=True, task=task, etag=fresh, heartbeat_now=now)
 
     async def logs(self, message: LogsMessage) -> None:

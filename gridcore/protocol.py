@@ -57,6 +57,10 @@ def _one_line(value: str) -> str:
     return value
 
 
+def _mended(value: Any) -> Any:
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
 def _unset_when_empty(value: Any) -> Any:
     return None if value == "" else value
 
@@ -81,6 +85,8 @@ def check_env(env: dict[str, str]) -> dict[str, str]:
     return env
 
 
+WholeText = Annotated[str, BeforeValidator(_mended)]
+"""What a container wrote: a half of a character in it (JSON can carry one) is no reason to lose the rest."""
 Line = Annotated[str, AfterValidator(_one_line), Field(max_length=4096)]
 OptionalLine = Annotated[Line | None, BeforeValidator(_unset_when_empty)]
 Image = Annotated[str, AfterValidator(_image_reference)]
@@ -235,13 +241,17 @@ class RegisterAnswer(BaseModel):
     """What the node is to use from now on, in place of the join token that it came with."""
 
 
+Instance = Annotated[int, Field(ge=0, le=65_536)]
+"""A slot, 0…N-1."""
+
+
 class NodeErrorReport(BaseModel):
     """One thing that went wrong on a node. The hub stamps the time, since nodes' clocks are not trusted."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    instance: int | None = None
-    """The slot, 0…N-1; None when it concerns the whole node."""
+    instance: Instance | None = None
+    """None when it concerns the whole node."""
     kind: str = Field(max_length=64)
     message: str = Field(max_length=MAX_ERROR_BYTES)
 
@@ -253,7 +263,7 @@ class ExitReport(BaseModel):
 
     kind: str = Field(max_length=64)
     """`finished`, `stopped`, `killed`, `failed`, `out-of-memory`, `disk`, `wrong-platform`, `no-command`…"""
-    exit_code: int | None = None
+    exit_code: int | None = Field(default=None, ge=-(2**31), lt=2**32)
     message: str | None = Field(default=None, max_length=MAX_ERROR_BYTES)
     ago: float = Field(default=0, ge=0)
     """Seconds before this message."""
@@ -266,11 +276,11 @@ class ContainerReport(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    instance: int
-    cpu: int | None = None
+    instance: Instance
+    cpu: int | None = Field(default=None, ge=0, le=65_536)
     state: str = Field(max_length=32)
     """`running`, `paused`, `stopping`, `exited`, `waiting` (after a failure) …"""
-    restarts: int = 0
+    restarts: int = Field(default=0, ge=0, lt=2**53)
     age: float | None = Field(default=None, ge=0)
     last_exit: ExitReport | None = None
 
@@ -302,7 +312,7 @@ class LogOrder(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     id: str = Field(min_length=1, max_length=64)
-    instance: int = Field(ge=0)
+    instance: Instance
     lines: int = Field(default=200, ge=1, le=MAX_LOG_LINES)
     previous: int = Field(default=0, ge=0, le=3)
     """0: the container that is there; 1, 2, 3: the slot's last run, the one before, the one before that."""
@@ -315,8 +325,8 @@ class LogsMessage(BaseModel):
 
     node_id: NodeId
     id: str = Field(min_length=1, max_length=64)
-    text: str = ""
-    error: str | None = Field(default=None, max_length=MAX_ERROR_BYTES)
+    text: WholeText = ""
+    error: Annotated[WholeText, Field(max_length=MAX_ERROR_BYTES)] | None = None
 
 
 class HeartbeatAnswer(BaseModel):

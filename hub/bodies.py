@@ -5,23 +5,28 @@ from __future__ import annotations
 import difflib
 import json
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
 from quart import Request
 
-from hub.errors import InvalidFields, MalformedBody
+from gridcore.json_values import find_faults, is_text, printable, read_json
+from hub.errors import EncodedBody, InvalidFields, MalformedBody
 
 M = TypeVar("M", bound=BaseModel)
 
 
-async def read_message(request: Request, model: type[M]) -> M:
+async def read_message(request: Request, model: type[M], *, any_text: bool = False) -> M:
     """The message in the body, whatever Content-Type it claims (`curl -d` says form-urlencoded).
 
+    `any_text`: the message mends its texts itself.
+
     Raises:
+        EncodedBody: it is compressed.
         MalformedBody: it is not a JSON object in UTF-8.
-        InvalidFields: a field is missing, wrong or unknown.
+        InvalidFields: a field is missing, wrong, unknown or given twice.
     """
-    return parse_message(await _read_bytes(request), model)
+    return parse_message(await _read_bytes(request), model, any_text=any_text)
 
 
 async def read_optional_message(request: Request, model: type[M]) -> M | None:
@@ -31,7 +36,7 @@ async def read_optional_message(request: Request, model: type[M]) -> M | None:
 
 
 async def read_object(request: Request) -> dict[str, Any]:
-    """The JSON object in the body, its fields unseen. Raises MalformedBody."""
+    """The JSON object in the body, before anybody knows its fields. Raises as `read_message` does."""
     return _parse_object(await _read_bytes(request))
 
 
@@ -52,6 +57,7 @@ def read_query(request: Request, model: type[M]) -> M:
 
 def parse_query(request: Request, model: type[M], several: frozenset[str]) -> M:
     """Like `read_query`; those in `several` may be given more than once, and are lists."""
+    refuse_broken_text(request)
     given = {name: request.args.getlist(name) for name in request.args}
     twice = [name for name, values in given.items() if len(values) > 1 and name not in several]
     if twice:
@@ -59,9 +65,23 @@ def parse_query(request: Request, model: type[M], several: frozenset[str]) -> M:
     return validate({name: values if name in several else values[0] for name, values in given.items()}, model)
 
 
-def parse_message(body: bytes, model: type[M]) -> M:
-    """The message in these bytes. Raises as `read_message` does."""
-    return validate(_parse_object(body), model)
+def refuse_broken_text(request: Request) -> None:
+    """Raises InvalidFields where a parameter of the query is no UTF-8."""
+    pairs = parse_qsl(request.query_string.decode("ascii", "surrogateescape"), errors="surrogateescape")
+    broken = {name for name, value in pairs if not (is_text(name) and is_text(value))}
+    if broken:
+        raise InvalidFields(
+            [{"field": printable(name)[:80], "message": "expected UTF-8"} for name in sorted(broken)]
+        )
+
+
+def parse_message(body: bytes, model: type[M], *, any_text: bool = False) -> M:
+    """The message in these bytes. Raises as `read_message` does.
+
+    A message that ignores what it does not know also takes a name that is given twice: the last one counts.
+    """
+    may_repeat = model.model_config.get("extra") != "forbid"
+    return validate(_parse_object(body, may_repeat=may_repeat, any_text=any_text), model)
 
 
 def validate(value: dict[str, Any], model: type[M]) -> M:
@@ -74,12 +94,16 @@ def validate(value: dict[str, Any], model: type[M]) -> M:
 
 
 async def _read_bytes(request: Request) -> bytes:
-    return await request.get_data(cache=True, as_text=False, parse_form_data=False)
+    body = await request.get_data(cache=True, as_text=False, parse_form_data=False)
+    encoding = request.headers.get("Content-Encoding", "").strip().lower()
+    if body and encoding not in ("", "identity"):
+        raise EncodedBody
+    return body
 
 
-def _parse_object(body: bytes) -> dict[str, Any]:
+def _parse_object(body: bytes, *, may_repeat: bool = False, any_text: bool = False) -> dict[str, Any]:
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        value = read_json(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except UnicodeDecodeError:
         raise MalformedBody("The body is not UTF-8. Send a JSON object, encoded in UTF-8.") from None
     except json.JSONDecodeError as error:
@@ -91,6 +115,9 @@ def _parse_object(body: bytes) -> dict[str, Any]:
         raise MalformedBody("The body holds a number that is too long. Send a plain JSON object.") from None
     if not isinstance(value, dict):
         raise MalformedBody("The body is JSON, but not an object. Send {…} with the fields of docs/api.md.")
+    faults = [] if any_text else find_faults(value, may_repeat=may_repeat)
+    if faults:
+        raise InvalidFields([fault._asdict() for fault in faults])
     return value
 
 

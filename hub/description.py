@@ -26,7 +26,7 @@ ANYWHERE = (408, 413)
 """What the door may answer on every path."""
 WITH_TOKEN = (401, 403, 429, 503)
 """And where a token is needed. 503: what keeps the state is away."""
-WITH_BODY = (400, 422)
+WITH_BODY = (400, 415, 422)
 WITH_QUERY = (422,)
 WITH_PARTS = (404,)
 """Where a part of the path is a name or an id."""
@@ -46,6 +46,7 @@ Headers = Mapping[str, tuple[str, bool]]
 """Names of headers, what they say, and whether an answer always has them."""
 
 PROBLEM_HEADERS: Mapping[int, Headers] = {
+    415: {"Accept-Encoding": ("What the body may be encoded with.", True)},
     401: {"WWW-Authenticate": ("How to come with a token.", True)},
     429: {"Retry-After": ("Seconds.", True)},
     503: {"Retry-After": ("Seconds.", True)},

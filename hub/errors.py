@@ -28,6 +28,7 @@ GridCoreError
 │   ├── TooManyStreams   too many clients follow the audit trail
 │   ├── Stopping         the hub ends, and answers what it holds
 │   ├── MalformedBody    the body is no JSON object in UTF-8
+│   ├── EncodedBody      the body is compressed
 │   └── InvalidFields    it is one, but its fields are wrong; `errors` names each
 ├── PartlyDone           many nodes were to be ordered, and the state was lost on the way
 └── StoreUnavailable     the state could not be read or written; nothing has changed
@@ -265,6 +266,13 @@ class Stopping(Refused):
 
 class MalformedBody(Refused):
     """The body is not a JSON object in UTF-8."""
+
+
+class EncodedBody(Refused):
+    """The body has a Content-Encoding: it is small enough to come as it is."""
+
+    def __init__(self) -> None:
+        super().__init__("The hub takes no Content-Encoding. Send the body as it is, not compressed.")
 
 
 class InvalidFields(Refused):

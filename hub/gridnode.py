@@ -117,7 +117,7 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
     @document_empty(204, "Taken, or not needed any more.")
     async def bring_logs() -> Response:
         """The log that an operator waits for; 204, also when nobody waits any more. Up to 1 MiB."""
-        message = await read_message(request, LogsMessage)
+        message = await read_message(request, LogsMessage, any_text=True)
         insist_on(actor(request), message.node_id)
         await desk.answer(message)
         return no_content(204)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from email.utils import formatdate
@@ -52,6 +53,8 @@ Takeover = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None
 
 _HEARTBEAT, _TASK = HEARTBEAT.decode(), TASK.decode()
 _METHODS = {_HEARTBEAT: "POST", _TASK: "GET"}
+# Pydantic takes them for numbers, and JSON has none of them.
+_NO_JSON = re.compile(rb"NaN|Infinity")
 _NUDGE = b"%s: %s\r\n" % (NUDGE[0].lower().encode(), NUDGE[1].encode())
 
 log = structlog.get_logger()
@@ -193,6 +196,8 @@ class Lane(asyncio.Protocol):
         return by if self._lanes.rights.allow(by.grant.role, _METHODS[path], path) else None
 
     def _take_heartbeat(self, request: PlainRequest, by: Actor) -> None:
+        if _NO_JSON.search(request.body):
+            return self._hand_over()
         try:
             report = HeartbeatRequest.model_validate_json(request.body)
         except ValidationError:

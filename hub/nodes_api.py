@@ -15,7 +15,7 @@ from gridcore.orders import NodeSelection
 from gridcore.platforms import canonical_platform
 from gridcore.protocol import MAX_LOG_LINES
 from hub import node_operations, operations, token_operations
-from hub.bodies import read_message, read_query
+from hub.bodies import read_message, read_query, refuse_broken_text
 from hub.causes import find_causes, recent_since
 from hub.description import document_example, document_text
 from hub.door import actor
@@ -246,8 +246,7 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
             raise NoLog(hide(brought.error))
         # So does a megabyte.
         text = await asyncio.to_thread(hide, brought.text)
-        body = text.encode("utf-8", "replace")  # JSON can carry halves of characters
-        return Response(body, headers=LOG_HEADERS, content_type="text/plain; charset=utf-8")
+        return Response(text, headers=LOG_HEADERS, content_type="text/plain; charset=utf-8")
 
     @api.get("/problems")
     @tag(["nodes"])
@@ -303,6 +302,7 @@ class _Filter:
     """
 
     def __init__(self) -> None:
+        refuse_broken_text(request)
         known = ", ".join(NODE_FILTERS)
         errors = [
             {"field": name[:80], "message": f"unknown filter; known are {known}"}

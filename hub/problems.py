@@ -46,6 +46,7 @@ REFUSALS: Mapping[type[Refused], tuple[int, str, str]] = {
     errors.TooManyStreams: (503, "too-many-streams", "Too many streams of events"),
     errors.Stopping: (503, "stopping", "The hub is being stopped"),
     errors.MalformedBody: (400, "malformed-body", "The body is not a JSON object"),
+    errors.EncodedBody: (415, "encoded-body", "The body is compressed"),
     errors.InvalidFields: (422, "invalid-fields", "Some fields are invalid"),
 }
 
@@ -138,6 +139,8 @@ def answer_with_problems(app: Quart, forbidden: Callable[[], None]) -> None:
         response = problem(status, slug, title, str(refusal), **members)
         if isinstance(refusal, errors.TooManyOrders | errors.TooManyStreams | errors.Stopping):
             response.headers["Retry-After"] = str(refusal.retry_after)
+        elif isinstance(refusal, errors.EncodedBody):
+            response.headers["Accept-Encoding"] = "identity"
         return response
 
     @app.errorhandler(HTTPException)

@@ -142,3 +142,12 @@ async def test_the_token_of_one_call_counts_for_it_alone_and_is_in_no_repr() -> 
     await client.heartbeat(BEAT)
     assert [request.token for request in hub.asked] == ["0ther-token", "j0in-token", "0wn-token"]
     assert "-token" not in repr(hub.asked)
+
+
+async def test_a_task_with_text_that_nothing_can_hold_is_told_as_one_and_not_by_each_slot() -> None:
+    wire = {"task_name": "a", "image": "a:1", "command": ["sh", "\ud800"]}
+    answer = await HubClient(Hub(reply(200, wire))).task("linux/amd64", "n")
+    assert answer.task is None
+    assert (answer.invalid or "").startswith("command.1: holds half a character")
+    fine = await HubClient(Hub(reply(200, {**wire, "command": ["sh"], "later": "\ud800"}))).task("p", "n")
+    assert fine.task is not None

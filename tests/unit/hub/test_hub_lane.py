@@ -223,3 +223,32 @@ async def test_what_a_heartbeat_is_answered_is_what_the_contract_has(hub: Hub) -
     )
     assert wire.keys() <= HeartbeatAnswer.model_fields.keys()
     HeartbeatAnswer.model_validate({**wire, "extra": 1})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"node_id": "n", "status": "Idle", "active_containers": 0, "reason": "\\ud800"}',
+        b'{"node_id": "n", "status": "Idle", "active_containers": 0, "later": "\\ud800"}',
+        b'{"node_id": "n", "status": "Idle", "active_containers": 0, "later": NaN}',
+        b'{"node_id": "n", "status": "Idle", "active_containers": 0, "containers": '
+        b'[{"instance": 0, "state": "running", "age": Infinity}]}',
+        b'\xef\xbb\xbf{"node_id": "n", "status": "Idle", "active_containers": 0}',
+    ],
+)
+async def test_what_the_other_way_in_would_not_take_as_it_is_is_left_to_it(hub: Hub, body: bytes) -> None:
+    beat = b"POST /gridnode/heartbeat HTTP/1.1\r\n%sContent-Length: %d\r\n\r\n%s" % (HEAD, len(body), body)
+    lane, transport = hub.connect()
+    lane.data_received(beat)
+    await hub.settle()
+    assert (transport.written, hub.taken_over) == ([], [beat])
+
+
+async def test_of_a_name_given_twice_the_lane_takes_the_last_one_too(hub: Hub) -> None:
+    body = b'{"node_id": "m", "node_id": "n", "status": "Idle", "active_containers": 0}'
+    lane, transport = hub.connect()
+    lane.data_received(
+        b"POST /gridnode/heartbeat HTTP/1.1\r\n%sContent-Length: %d\r\n\r\n%s" % (HEAD, len(body), body)
+    )
+    await hub.settle()
+    assert b'"known": true' in transport.written[0]
