@@ -15,11 +15,12 @@ import structlog
 from agent.engine import Engine
 from agent.errors import EngineError
 from agent.exits import Circumstances, Exit, classify
+from agent.limits import Breach, Limit
 from agent.planner import Container
 from agent.report import Board
 from agent.runs import Run, Runs
 from agent.slots import FAILURE_MOST, SlotMemory, after_exit, after_failure, after_interruption, seen_running
-from agent.spec import SCRATCH_PATH, SlotSpec, Wanted
+from agent.spec import SlotSpec, Wanted
 from gridcore.masking import mask_values
 
 log = structlog.get_logger()
@@ -44,7 +45,7 @@ class Accounts:
         self._killed: set[str] = set()
         self._interrupted: set[str] = set()
         self.memory: dict[int, SlotMemory] = {}
-        self.condemned: dict[str, str] = {}
+        self.condemned: dict[str, Breach] = {}
 
     def last(self, instance: int) -> Run | None:
         """A slot's last run."""
@@ -54,13 +55,14 @@ class Accounts:
         """Another task's histories say nothing about this one."""
         self.memory.clear()
 
-    def condemn(self, container_id: str, why: str) -> None:
+    def condemn(self, container_id: str, breach: Breach) -> None:
         """This container broke a limit and has to go."""
-        self.condemned.setdefault(container_id, why)
+        self.condemned.setdefault(container_id, breach)
 
     def filled_scratch(self, container_id: str) -> bool:
         """Whether it has to go because of what is in its /scratch."""
-        return SCRATCH_PATH in self.condemned.get(container_id, "").split("holds")[0]
+        breach = self.condemned.get(container_id)
+        return breach is not None and breach.limit is Limit.SCRATCH
 
     def killed(self, containers: Iterable[Container]) -> None:
         """These did not stop in their time."""
@@ -77,7 +79,7 @@ class Accounts:
         self._settled &= present
         self._killed &= present
         self._interrupted &= present
-        self.condemned = {i: why for i, why in self.condemned.items() if i in present}
+        self.condemned = {i: breach for i, breach in self.condemned.items() if i in present}
 
     def seen_running(self, instances: Iterable[int]) -> None:
         """A slot whose container runs has no trouble any more."""

@@ -19,6 +19,7 @@ import structlog
 
 from agent.engine_api import EngineApi
 from agent.errors import EngineError
+from agent.limits import Breach, Limit
 from agent.planner import Container
 from agent.settings import Settings
 
@@ -41,8 +42,8 @@ LOG_STRIKES = 3
 """Looks in a row over the limit until a container is condemned."""
 LOGS_AT_ONCE = 8
 
-Condemned = tuple[str, str]
-"""A container's id, and the text that says why."""
+Condemned = tuple[str, Breach]
+"""A container's id, and the limit that it broke."""
 
 
 @dataclass
@@ -111,7 +112,7 @@ class LogPatience:
 def over_layer(sizes: Mapping[str, int], containers: Iterable[Container], limit_mb: int) -> list[Condemned]:
     """The containers whose writable layer is over the limit."""
     return [
-        (c.id, f"wrote {sizes[c.id] // MB} MB outside of /scratch, the limit is {limit_mb} MB")
+        (c.id, Breach(Limit.LAYER, sizes[c.id] / MB, limit_mb))
         for c in containers
         if sizes.get(c.id, 0) > limit_mb * MB
     ]
@@ -120,11 +121,7 @@ def over_layer(sizes: Mapping[str, int], containers: Iterable[Container], limit_
 def over_scratch(sizes: Mapping[str, int], containers: Iterable[Container], limit_mb: int) -> list[Condemned]:
     """The containers whose /scratch is over the limit; `sizes` by volume name."""
     held = [(c.id, sizes.get(c.scratch or "", 0)) for c in containers]
-    return [
-        (i, f"its /scratch holds {size // MB} MB, the limit is {limit_mb} MB")
-        for i, size in held
-        if size > limit_mb * MB
-    ]
+    return [(i, Breach(Limit.SCRATCH, size / MB, limit_mb)) for i, size in held if size > limit_mb * MB]
 
 
 def free_bytes(path: Path) -> int | None:
@@ -140,7 +137,8 @@ class DiskWatch:
     """Measures what containers write, and condemns those that write too much.
 
     `running` answers the containers as last listed; `condemn` is called once a container, with its id and
-    the reason; `free` the bytes that are free on the engine's disk (default: asked of its own directory).
+    the limit that it broke; `free` the bytes that are free on the engine's disk (default: asked of its own
+    directory).
     """
 
     def __init__(
@@ -149,7 +147,7 @@ class DiskWatch:
         settings: Settings,
         owner: str,
         running: Callable[[], Sequence[Container]],
-        condemn: Callable[[str, str], None],
+        condemn: Callable[[str, Breach], None],
         free: Callable[[], int | None] | None = None,
     ) -> None:
         self._api = api
@@ -234,9 +232,7 @@ class DiskWatch:
                 self._logs.looked(container_id, 0.0, time.monotonic())
                 raise
             if self._logs.looked(container_id, rate, time.monotonic()):
-                limit = self._settings.log_rate
-                text = f"writes {rate / MB:.1f} MB/s to its log, the limit is {limit:g} MB/s"
-                self._sentence([(container_id, text)])
+                self._sentence([(container_id, Breach(Limit.LOG, rate / MB, self._settings.log_rate))])
 
         results = await asyncio.gather(*map(look, ids), return_exceptions=True)
         if failed := [result for result in results if isinstance(result, BaseException)]:
@@ -250,10 +246,10 @@ class DiskWatch:
         return [c for c in containers if not c.ended and c.id not in self._condemned]
 
     def _sentence(self, condemned: Iterable[Condemned]) -> None:
-        for container_id, text in condemned:
+        for container_id, breach in condemned:
             if container_id not in self._condemned:
                 self._condemned.add(container_id)
-                self._condemn(container_id, text)
+                self._condemn(container_id, breach)
 
     async def _free_space(self) -> int | None:
         if self._free is not None:

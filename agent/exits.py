@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from agent.limits import Breach
 from agent.planner import Container
 
 _INIT_FAILED = re.compile(rb"\[FATAL tini \(\d+\)\] exec (?P<command>.*) failed: (?P<why>.*)")
@@ -29,7 +30,7 @@ class Circumstances:
     """It was told to stop."""
     killed: bool = False
     """It did not stop in its time."""
-    condemned: str | None = None
+    condemned: Breach | None = None
     """The limit that it broke."""
     interrupted: bool = False
     """The engine was away when it ended, or no agent was there to see it."""
@@ -48,7 +49,7 @@ def classify(container: Container, log_tail: bytes, known: Circumstances) -> Exi
     """The exit of a container that has ended."""
     code = container.exit_code
     if known.condemned:
-        return Exit("disk", known.condemned, True)
+        return Exit("disk", str(known.condemned), True)
     if known.killed:
         return Exit("killed", f"did not stop within {container.stop_timeout:g} s", False)
     if known.asked:

@@ -21,6 +21,7 @@ from agent.engine import Engine
 from agent.errors import EngineError
 from agent.executor import Executor
 from agent.images import Images
+from agent.limits import Breach
 from agent.planner import Container, State, keepers, next_deadline, plan
 from agent.report import Board, report_of
 from agent.scratch import Scratch
@@ -96,10 +97,10 @@ class Reconciler:
         )
         self.wake()
 
-    def condemn(self, container_id: str, why: str) -> None:
+    def condemn(self, container_id: str, breach: Breach) -> None:
         """A container broke a limit: it is stopped, and that is a failure of its slot."""
-        log.warning("over the limit", container=container_id[:12], why=why)
-        self._accounts.condemn(container_id, why)
+        log.warning("over the limit", container=container_id[:12], why=str(breach))
+        self._accounts.condemn(container_id, breach)
         self.wake()
 
     def stop(self, reason: str, *, give_up: bool) -> None:

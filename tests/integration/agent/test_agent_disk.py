@@ -98,3 +98,23 @@ def test_each_way_to_fill_the_disk_ends_with_its_reason_and_decent_work_goes_on(
     for agent in agents.values():
         agent.signal(signal.SIGTERM)
     assert [agent.wait() for agent in agents.values()] == [0] * len(agents)
+
+
+@pytest.mark.slow
+def test_a_layer_over_its_limit_costs_the_container_and_leaves_the_slots_scratch(
+    make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    hub = make_hub()
+    begins = "echo begun >>/scratch/runs; echo $(cat /scratch/runs); busybox mkdir /hoard; "
+    hub.task = task("hoards", images["worker"], command=["sh", "-c", begins + HOARDS.format(where="/hoard")])
+    agent = make_agent(hub.url, parallelism=1, container_disk=24, scratch_size=24).start()
+    for run in (1, 2):
+        eventually(lambda: agent.output().count("over the limit") >= run, f"run {run} is stopped", 60)
+        slot = eventually(
+            lambda: [s for s in hub.beats()[-1]["containers"] if s["restarts"] >= run], "its end is told"
+        )[0]
+        assert slot["last_exit"]["kind"] == "disk"
+        assert "outside of /scratch" in slot["last_exit"]["message"]
+    assert hub.log(previous=1)["text"] == "begun begun\n"
+    agent.signal(signal.SIGTERM)
+    assert agent.wait() == 0

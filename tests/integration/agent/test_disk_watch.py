@@ -13,6 +13,7 @@ import pytest
 from agent import spec
 from agent.disk import DiskWatch
 from agent.engine_api import EngineApi
+from agent.limits import Breach
 from agent.planner import Container
 from agent.settings import Settings
 from tests.integration.agent.conftest import docker
@@ -62,10 +63,10 @@ async def test_each_is_condemned_for_what_it_does_and_the_good_one_never(
     took: dict[str, float] = {}
     api, began = EngineApi(), time.monotonic()
 
-    def condemn(container_id: str, text: str) -> None:
+    def condemn(container_id: str, breach: Breach) -> None:
         name = names[container_id]
         assert name not in told
-        told[name], took[name] = text, time.monotonic() - began
+        told[name], took[name] = str(breach), time.monotonic() - began
         docker("kill", container_id)
         if len(told) == 3:
             all_told.set()

@@ -12,6 +12,7 @@ from agent import disk
 from agent.disk import LOG_LOOK, MB, DiskWatch, LogPatience, Pace, over_layer, over_scratch
 from agent.engine_api import EngineApi
 from agent.errors import EngineError, EngineUnreachable
+from agent.limits import Breach, Limit
 from agent.planner import Container
 from agent.settings import Settings
 
@@ -88,16 +89,17 @@ def test_steady_writing_is_measured_a_tenth_of_the_time_at_most() -> None:
 def test_a_layer_over_the_limit_is_told_in_megabytes() -> None:
     containers = [a_container("a"), a_container("b"), a_container("new")]
     sizes = {"a": 2310 * MB + 5, "b": 2048 * MB, "somebody's": 9000 * MB}
-    text = "wrote 2310 MB outside of /scratch, the limit is 2048 MB"
-    assert over_layer(sizes, containers, 2048) == [("a", text)]
+    [(who, breach)] = over_layer(sizes, containers, 2048)
+    assert (who, breach.limit) == ("a", Limit.LAYER)
+    assert str(breach) == "wrote 2310 MB outside of /scratch, the limit is 2048 MB"
 
 
 def test_a_scratch_over_the_limit_condemns_the_container_that_has_it() -> None:
     containers = [a_container("a", scratch="v1"), a_container("b", scratch="v2"), a_container("c")]
     sizes = {"v1": 1024 * MB, "v2": 1100 * MB, "v3": 5000 * MB}
-    assert over_scratch(sizes, containers, 1024) == [
-        ("b", "its /scratch holds 1100 MB, the limit is 1024 MB")
-    ]
+    [(who, breach)] = over_scratch(sizes, containers, 1024)
+    assert (who, breach.limit) == ("b", Limit.SCRATCH)
+    assert str(breach) == "its /scratch holds 1100 MB, the limit is 1024 MB"
 
 
 def test_three_looks_in_a_row_over_the_limit_condemn() -> None:
@@ -169,16 +171,16 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
 
 async def watched(
     api: Api, containers: list[Container], seconds: float = 0.3, **settings: Any
-) -> list[tuple[str, str]]:
+) -> list[tuple[str, Breach]]:
     """What is condemned within a while."""
-    condemned: list[tuple[str, str]] = []
+    condemned: list[tuple[str, Breach]] = []
     values = {"server_url": "http://hub:8080", "token": "x" * 20, **settings}
     watch = DiskWatch(
         api,
         Settings.model_validate(values),
         "owner",
         lambda: containers,
-        lambda container, text: condemned.append((container, text)),
+        lambda container, breach: condemned.append((container, breach)),
         lambda: 10**12,
     )
     task = asyncio.create_task(watch.run())
@@ -198,7 +200,7 @@ async def test_each_kind_of_filling_is_condemned_once(api: Api) -> None:
     ]
     api.layers, api.volumes = {"fat": 3000 * MB}, {"v": 2000 * MB}
     api.rates = {"spew": 12.4 * MB, "hoard": 0.0}
-    assert sorted(await watched(api, containers)) == [
+    assert sorted((who, str(breach)) for who, breach in await watched(api, containers)) == [
         ("fat", "wrote 3000 MB outside of /scratch, the limit is 2048 MB"),
         ("hoard", "its /scratch holds 2000 MB, the limit is 1024 MB"),
         ("spew", "writes 12.4 MB/s to its log, the limit is 1 MB/s"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from agent.exits import Circumstances, classify
+from agent.limits import Breach, Limit
 from agent.planner import Container
 
 ENDED = Container("c1", "idm-t-n-0", "exited", exit_code=3, memory_mb=64, stop_timeout=5)
@@ -50,8 +51,12 @@ def test_an_end_that_was_asked_for_is_no_failure_unless_a_limit_was_broken() -> 
     assert classify(killed, b"", Circumstances(asked=True)).kind == "stopped"
     end = classify(killed, b"", Circumstances(asked=True, killed=True))
     assert (end.kind, end.text, end.is_failure) == ("killed", "did not stop within 5 s", False)
-    end = classify(killed, b"", Circumstances(asked=True, killed=True, condemned="wrote 9 MB"))
-    assert (end.kind, end.text, end.is_failure) == ("disk", "wrote 9 MB", True)
+    end = classify(killed, b"", Circumstances(asked=True, killed=True, condemned=Breach(Limit.LAYER, 9.5, 8)))
+    assert (end.kind, end.text, end.is_failure) == (
+        "disk",
+        "wrote 9 MB outside of /scratch, the limit is 8 MB",
+        True,
+    )
 
 
 def test_what_went_down_with_the_engine_is_not_to_blame() -> None:
