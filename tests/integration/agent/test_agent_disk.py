@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -108,11 +110,12 @@ def test_a_layer_over_its_limit_costs_the_container_and_leaves_the_slots_scratch
     begins = "echo begun >>/scratch/runs; echo $(cat /scratch/runs); busybox mkdir /hoard; "
     hub.task = task("hoards", images["worker"], command=["sh", "-c", begins + HOARDS.format(where="/hoard")])
     agent = make_agent(hub.url, parallelism=1, container_disk=24, scratch_size=24).start()
-    for run in (1, 2):
-        eventually(lambda: agent.output().count("over the limit") >= run, f"run {run} is stopped", 60)
-        slot = eventually(
-            lambda: [s for s in hub.beats()[-1]["containers"] if s["restarts"] >= run], "its end is told"
-        )[0]
+
+    def slot_after(runs: int) -> list[dict[str, Any]]:
+        return [slot for slot in hub.beats()[-1]["containers"] if slot["restarts"] >= runs]
+
+    for runs in (1, 2):
+        [slot] = eventually(partial(slot_after, runs), f"run {runs} is stopped and told", 60)
         assert slot["last_exit"]["kind"] == "disk"
         assert "outside of /scratch" in slot["last_exit"]["message"]
     assert hub.log(previous=1)["text"] == "begun begun\n"
