@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from gridcore.protocol import TaskDefinition
@@ -29,12 +29,17 @@ def dump_head(tasks: TaskList) -> dict[str, Any]:
     }
 
 
-def load_list(head: Mapping[str, Any], tasks: tuple[Task, ...]) -> TaskList:
-    """A task list from its head and its tasks, which are in order."""
+def load_list(head: Mapping[str, Any], tasks: tuple[Task, ...], written: str | None = None) -> TaskList:
+    """A task list from its head and its tasks, which are in order.
+
+    A task without a revision was written last by a hub of an earlier version: it gets one that follows from
+    `written`, which names this state of the list and by default is the list's own revision.
+    """
     canary = head.get("canary")
+    unnamed = f"list-{head['revision'] if written is None else written}"
     return TaskList(
         head["revision"],
-        tasks,
+        tuple(task if task.revision else replace(task, revision=unnamed) for task in tasks),
         is_held=head.get("is_held", False),
         canary=Canary(**{**canary, "nodes": tuple(canary["nodes"])}) if canary else None,
     )
@@ -49,6 +54,7 @@ def dump_task(task: Task) -> dict[str, Any]:
         "started_at": task.started_at,
         "completed_at": task.completed_at,
         "earlier": [definition.to_stored() for definition in task.earlier],
+        "revision": task.revision,
     }
 
 
@@ -60,6 +66,7 @@ def load_task(kept: Mapping[str, Any]) -> Task:
         kept["started_at"],
         kept["completed_at"],
         tuple(TaskDefinition.model_validate(definition) for definition in kept.get("earlier", ())),
+        kept.get("revision", ""),
     )
 
 

@@ -10,7 +10,7 @@ GridCoreError
 │   ├── TaskInUse        the task is current, or tried on some nodes
 │   ├── TaskCompleted    the task is over
 │   ├── NothingEarlier   the task has no former definition
-│   ├── GenerationChanged  If-Match names another generation
+│   ├── GenerationChanged  If-Match names the task as it was
 │   ├── NoCanary         no task is tried, or another one
 │   ├── CanaryRunning    a task is tried already
 │   ├── NoCanaryNodes    no node can try the task
@@ -113,13 +113,15 @@ class NothingEarlier(Refused):
 
 
 class GenerationChanged(Refused):
-    """If-Match names what is not current any more; `current` and `generation` tell what is."""
+    """If-Match names the task as it was before; `revision` is its own one now, `current` and `generation`
+    tell what is current."""
 
-    def __init__(self, current: str | None, generation: str) -> None:
+    def __init__(self, name: str, revision: str, current: str | None, generation: str) -> None:
         super().__init__(
-            "Not done, since what is current has changed since you looked. "
-            "Look at GET /api/tasks, then ask again with its generation."
+            f"Not done, since task {name} has changed since you looked, or If-Match names something else. "
+            f"Look at GET /api/tasks/{name}, then ask again with its ETag."
         )
+        self.revision = revision
         self.current = current
         self.generation = generation
 

@@ -31,7 +31,7 @@ SHARED = ("/api/", "/openapi.json", "/health")
 """Beginnings of paths that pages of other origins may ask for, where the configuration names those."""
 ALLOWED = {
     b"access-control-allow-methods": b"GET, POST, PATCH, DELETE",
-    b"access-control-allow-headers": b"Authorization, Content-Type, Last-Event-ID",
+    b"access-control-allow-headers": b"Authorization, Content-Type, If-Match, Last-Event-ID",
     b"access-control-max-age": b"600",
 }
 EXPOSED: Header = (b"access-control-expose-headers", b"ETag, Retry-After, Allow")

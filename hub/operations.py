@@ -53,7 +53,7 @@ def add_task(definition: TaskDefinition) -> Operation[tuple[Task, bool]]:
     """Append a pending task; False if the same definition was there. Raises TaskConflict."""
 
     def decide(view: View, at: Moment) -> Outcome[tuple[Task, bool]]:
-        tasks, task, is_new = view.tasks.add(definition, at.now.wall)
+        tasks, task, is_new = view.tasks.add(definition, at.now.wall, at.entropy())
         if not is_new:
             return Outcome((task, False))
         return Outcome((task, True), Change(tasks, events=at.tell("task-added", task=task.name)))

@@ -28,7 +28,7 @@ REFUSALS: Mapping[type[Refused], tuple[int, str, str]] = {
     errors.TaskInUse: (409, "task-in-use", "Nodes work on the task"),
     errors.TaskCompleted: (409, "task-completed", "The task is completed"),
     errors.NothingEarlier: (409, "nothing-earlier", "The task has no earlier definition"),
-    errors.GenerationChanged: (412, "generation-changed", "Something else is current"),
+    errors.GenerationChanged: (412, "generation-changed", "The task has changed"),
     errors.NoCanary: (409, "no-canary", "The task is not being tried"),
     errors.CanaryRunning: (409, "canary-running", "A task is being tried already"),
     errors.NoCanaryNodes: (409, "no-canary-nodes", "No node can try the task"),
@@ -134,6 +134,8 @@ def answer_with_problems(app: Quart, forbidden: Callable[[], None]) -> None:
         members: dict[str, Any] = {}
         if isinstance(refusal, NotCurrent | errors.GenerationChanged):
             members = {"current": refusal.current, "generation": refusal.generation}
+            if isinstance(refusal, errors.GenerationChanged):
+                members["revision"] = refusal.revision
         elif isinstance(refusal, InvalidFields):
             members = {"errors": refusal.errors}
         response = problem(status, slug, title, str(refusal), **members)

@@ -159,16 +159,16 @@ class Entries:
         before, self.tasks = self.tasks, tasks
         self.list_version = next_version(self.list_version)
         kept = {task.name: task for task in before.tasks}
-        names = [task.name for task in tasks.tasks]
+        names = {task.name for task in tasks.tasks}
         return {
-            "head": json.dumps({**codec.dump_head(tasks), "order": names}),
+            "head": json.dumps({**codec.dump_head(tasks), **_order_of(tasks)}),
             "new_list": self.list_version,
             "put_tasks": {
-                task.name: json.dumps(codec.dump_task(task))
+                task.name: json.dumps(codec.dump_task(replace(task, revision="")))
                 for task in tasks.tasks
                 if kept.get(task.name) != task
             },
-            "drop_tasks": list(kept.keys() - set(names)),
+            "drop_tasks": list(kept.keys() - names),
         }
 
     def _put_node(self, node_id: str, node: Node | None) -> Entry:
@@ -217,8 +217,17 @@ def number_of(version: str) -> int:
     return int(version.partition(".")[0] or 0)
 
 
-def read_list(head: str, texts: list[str], kept: dict[str, Task]) -> TaskList:
-    """A task list; `kept` holds tasks by their text, so that only new ones are read."""
+def _order_of(tasks: TaskList) -> dict[str, list[str]]:
+    """The tasks' names and revisions, as the head has them. Not beside the tasks: what a hub of an earlier
+    version writes is a whole head, which then lacks the revisions of what that hub may have changed."""
+    return {
+        "order": [task.name for task in tasks.tasks],
+        "revisions": [task.revision for task in tasks.tasks],
+    }
+
+
+def read_list(head: str, version: str, texts: list[str], kept: dict[str, Task]) -> TaskList:
+    """A task list of this version; `kept` holds tasks by their text, so that only new ones are read."""
     values = json.loads(head)
     tasks = {}
     for text in texts:
@@ -228,7 +237,10 @@ def read_list(head: str, texts: list[str], kept: dict[str, Task]) -> TaskList:
     if len(kept) > 2 * len(texts) + 100:
         for text in kept.keys() - set(texts):
             del kept[text]
-    return codec.load_list(values, tuple(tasks[name] for name in values["order"]))
+    revisions = values.get("revisions") or [""] * len(values["order"])
+    named = zip(values["order"], revisions, strict=True)
+    in_order = tuple(replace(tasks[name], revision=revision) for name, revision in named)
+    return codec.load_list(values, in_order, version)
 
 
 def read_row(row: list[Any]) -> tuple[str, Row]:

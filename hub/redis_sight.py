@@ -100,7 +100,7 @@ class Sight:
             self.link.lose("what it kept is gone")
             raise StoreUnavailable("Redis has lost what it kept")
         if head is not None:
-            read.list_version, read.tasks = version, read_list(head, tasks, self._kept_tasks)
+            read.list_version, read.tasks = version, read_list(head, version, tasks, self._kept_tasks)
         if keys is not None:
             read.access_version, read.access = access_version, read_access(keys, revoked)
         if session == self.link.number:  # what an earlier server said is no measure for this one

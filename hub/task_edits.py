@@ -33,7 +33,7 @@ def remove(tasks: TaskList, name: str) -> TaskList:
     return replace(tasks, tasks=tuple(task for task in tasks.tasks if task.name != name))
 
 
-def requeue(tasks: TaskList, name: str, now: float) -> tuple[TaskList, Task]:
+def requeue(tasks: TaskList, name: str, now: float, entropy: int) -> tuple[TaskList, Task]:
     """The list with a completed task pending again, as the last; one that is pending already stays as it is.
 
     Raises:
@@ -43,11 +43,11 @@ def requeue(tasks: TaskList, name: str, now: float) -> tuple[TaskList, Task]:
     task = _idle(tasks, name)
     if task.status is TaskStatus.PENDING:
         return tasks, task
-    again = task.after("requeue", now)
+    again = task.after("requeue", now, entropy)
     return replace(tasks, tasks=(*remove(tasks, name).tasks, again)), again
 
 
-def move(tasks: TaskList, name: str, place: Place) -> TaskList:
+def move(tasks: TaskList, name: str, place: Place, entropy: int) -> TaskList:
     """The list with a pending task at another place among the pending ones.
 
     Raises:
@@ -71,7 +71,9 @@ def move(tasks: TaskList, name: str, place: Place) -> TaskList:
     # Only pending tasks change places among themselves: what is completed stays where it is.
     moved = (tasks.get(next(order)) if task.status is TaskStatus.PENDING else task for task in tasks.tasks)
     after = tuple(moved)
-    return tasks if after == tasks.tasks else replace(tasks, tasks=after)
+    if after == tasks.tasks:
+        return tasks
+    return replace(tasks, tasks=tuple(task.revised(entropy) if task.name == name else task for task in after))
 
 
 def edit(
@@ -108,7 +110,8 @@ def revert(tasks: TaskList, name: str, entropy: int) -> tuple[TaskList, Task]:
     return _with(tasks, replace(task, definition=before, earlier=tuple(earlier)), entropy)
 
 
-def _with(tasks: TaskList, task: Task, entropy: int) -> tuple[TaskList, Task]:
+def _with(tasks: TaskList, changed_task: Task, entropy: int) -> tuple[TaskList, Task]:
+    task = changed_task.revised(entropy)
     changed = tuple(task if other.name == task.name else other for other in tasks.tasks)
     is_current = task.status is TaskStatus.RUNNING
     revision = tasks.fresh_revision(entropy) if is_current else tasks.revision

@@ -23,6 +23,13 @@ class TaskPatch(BaseModel):
     env: dict[str, str | None] | None = None
 
 
+class TaskHeaders(BaseModel):
+    """What guards a change of a task."""
+
+    if_match: str | None = None
+    """The ETag of the task as it was looked at: 412 if it has changed since."""
+
+
 class TaskView(BaseModel):
     """A task as answers show it: its definition, and what became of it."""
 
@@ -35,6 +42,8 @@ class TaskView(BaseModel):
     completed_at: str | None
     earlier: int
     """How many former definitions `revert` can go back to."""
+    revision: str
+    """Changes with every change of the task: what `If-Match` takes, and its ETag."""
 
 
 class CanaryView(BaseModel):

@@ -30,10 +30,11 @@ REASON_SHOWN = 500
 # --- The list ----------------------------------------------------------------------------------------------
 
 
-def remove_task(name: str) -> Operation[None]:
-    """Drop a pending or completed task. Raises UnknownTask, TaskInUse."""
+def remove_task(name: str, if_match: IfMatch | None = None) -> Operation[None]:
+    """Drop a pending or completed task. Raises UnknownTask, GenerationChanged, TaskInUse."""
 
     def decide(view: View, at: Moment) -> Outcome[None]:
+        _check(view, name, if_match)
         status = view.tasks.get(name).status.value
         tasks = task_edits.remove(view.tasks, name)
         events = at.tell("task-removed", task=name, detail={"status": status})
@@ -42,11 +43,15 @@ def remove_task(name: str) -> Operation[None]:
     return Operation(decide)
 
 
-def requeue_task(name: str) -> Operation[Task]:
-    """Put a completed task back, as the last pending one. Raises UnknownTask, TaskInUse."""
+def requeue_task(name: str, if_match: IfMatch | None = None) -> Operation[Task]:
+    """Put a completed task back, as the last pending one.
+
+    Raises UnknownTask, GenerationChanged, TaskInUse.
+    """
 
     def decide(view: View, at: Moment) -> Outcome[Task]:
-        tasks, task = task_edits.requeue(view.tasks, name, at.now.wall)
+        _check(view, name, if_match)
+        tasks, task = task_edits.requeue(view.tasks, name, at.now.wall, at.entropy())
         if tasks is view.tasks:
             return Outcome(task)
         return Outcome(task, Change(tasks, events=at.tell("task-requeued", task=name)))
@@ -54,11 +59,15 @@ def requeue_task(name: str) -> Operation[Task]:
     return Operation(decide)
 
 
-def move_task(name: str, place: Place) -> Operation[TaskList]:
-    """Put a pending task elsewhere among the pending ones. Raises UnknownTask, TaskInUse, TaskCompleted."""
+def move_task(name: str, place: Place, if_match: IfMatch | None = None) -> Operation[TaskList]:
+    """Put a pending task elsewhere among the pending ones.
+
+    Raises UnknownTask, GenerationChanged, TaskInUse, TaskCompleted.
+    """
 
     def decide(view: View, at: Moment) -> Outcome[TaskList]:
-        tasks = task_edits.move(view.tasks, name, place)
+        _check(view, name, if_match)
+        tasks = task_edits.move(view.tasks, name, place, at.entropy())
         if tasks is view.tasks:
             return Outcome(tasks)
         where = {key: value for key, value in place._asdict().items() if value is not None}
@@ -74,12 +83,12 @@ def edit_task(
 
     Raises:
         UnknownTask, TaskInUse, TaskCompleted: it is not there, tried, or over.
-        GenerationChanged: `if_match` does not take what is current.
+        GenerationChanged: `if_match` does not take the task as it is.
         And what `change` raises.
     """
 
     def decide(view: View, at: Moment) -> Outcome[Task]:
-        _check(view, if_match)
+        _check(view, name, if_match)
         tasks, task = task_edits.edit(view.tasks, name, change, at.entropy())
         return _edited(view, at, tasks, task, "task-changed")
 
@@ -90,7 +99,7 @@ def revert_task(name: str, if_match: IfMatch | None = None) -> Operation[Task]:
     """Take back the last change of a task's definition. Raises as `edit_task` does, and NothingEarlier."""
 
     def decide(view: View, at: Moment) -> Outcome[Task]:
-        _check(view, if_match)
+        _check(view, name, if_match)
         tasks, task = task_edits.revert(view.tasks, name, at.entropy())
         return _edited(view, at, tasks, task, "task-reverted")
 
@@ -108,10 +117,15 @@ def _edited(view: View, at: Moment, tasks: TaskList, task: Task, kind: str) -> O
     return Outcome(task, Change(tasks, events=events), EVERYONE if is_current else None)
 
 
-def _check(view: View, if_match: IfMatch | None) -> None:
-    tasks = view.tasks
-    if if_match is not None and not if_match(tasks.revision):
-        raise GenerationChanged(tasks.current.name if tasks.current else None, tasks.revision)
+def _check(view: View, name: str, if_match: IfMatch | None) -> None:
+    """Raises UnknownTask, and GenerationChanged where this is not the task that was looked at."""
+    tasks, task = view.tasks, view.tasks.get(name)
+    is_current = task.status is TaskStatus.RUNNING
+    # The generation names the current task as well as its own revision does, and no other one.
+    names = (task.revision, tasks.revision) if is_current else (task.revision,)
+    if if_match is not None and not any(map(if_match, names)):
+        current = tasks.current.name if tasks.current else None
+        raise GenerationChanged(name, task.revision, current, tasks.revision)
 
 
 # --- The fleet ---------------------------------------------------------------------------------------------

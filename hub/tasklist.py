@@ -5,7 +5,8 @@ values: every operation gives a new list and leaves the old one alone, so that a
 failed is simply dropped. Nothing here knows a clock or a random source: `now` and `entropy` are passed in.
 
 A *revision* names what is current. It changes with every change of that, also to nothing, and carries 64
-random bits, so that no restart, restored backup or other hub ever names something else by the same one.
+random bits, so that no restart, restored backup or other hub ever names something else by the same one. Each
+task has a revision of its own likewise, which changes with its definition, its place and its status.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gridcore.protocol import TaskDefinition, TaskGuard
 from hub.errors import (
@@ -58,19 +59,25 @@ class Task:
     completed_at: float | None = None
     earlier: tuple[TaskDefinition, ...] = ()
     """What the definition was before it was changed, the latest first."""
+    revision: str = ""
+    """Of this task; empty only where a hub of an earlier version wrote it last (`codec.load_list`)."""
 
     @property
     def name(self) -> str:
         return self.definition.name
 
-    def after(self, event: TaskEvent, now: float) -> Task:
+    def after(self, event: TaskEvent, now: float, entropy: int) -> Task:
         """The task once `event` has happened to it."""
-        status = TRANSITIONS[self.status, event]
+        changed = self.revised(entropy, status=TRANSITIONS[self.status, event])
         if event == "start":
-            return replace(self, status=status, started_at=now)
+            return replace(changed, started_at=now)
         if event == "requeue":
-            return replace(self, status=status, started_at=None, completed_at=None)
-        return replace(self, status=status, completed_at=now)
+            return replace(changed, started_at=None, completed_at=None)
+        return replace(changed, completed_at=now)
+
+    def revised(self, entropy: int, **fields: Any) -> Task:
+        """The task with these fields, and so with another revision; `entropy` is 64 random bits."""
+        return replace(self, revision=f"{entropy:016x}", **fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +185,7 @@ class TaskList:
             raise UnknownTask(name)
         return task
 
-    def add(self, definition: TaskDefinition, now: float) -> tuple[TaskList, Task, bool]:
+    def add(self, definition: TaskDefinition, now: float, entropy: int) -> tuple[TaskList, Task, bool]:
         """The list with one more pending task, that task, and whether it is new.
 
         Raises:
@@ -186,7 +193,7 @@ class TaskList:
         """
         known = self._find(definition.name)
         if known is None:
-            task = Task(definition, added_at=now)
+            task = Task(definition, added_at=now).revised(entropy)
             return replace(self, tasks=(*self.tasks, task)), task, True
         if known.definition.to_stored() != definition.to_stored():
             raise TaskConflict(definition.name)
@@ -268,9 +275,9 @@ class TaskList:
         ended, started, canary = self.current, self.first_pending, self.canary
         moved: dict[str, Task] = {}
         if ended is not None:
-            moved[ended.name] = ended.after("complete", now)
+            moved[ended.name] = ended.after("complete", now, entropy)
         if started is not None:
-            moved[started.name] = started.after("start", now)
+            moved[started.name] = started.after("start", now, entropy)
         tasks = tuple(moved.get(task.name, task) for task in self.tasks)
         switch = Switch(ended.name if ended else None, started.name if started else None)
         revision = self.fresh_revision(entropy)

@@ -6,7 +6,7 @@ import asyncio
 
 import structlog
 from quart import Blueprint, Response, request
-from quart_schema import document_request, document_response, tag
+from quart_schema import document_headers, document_request, document_response, tag
 from werkzeug.http import parse_etags
 
 from gridcore.orders import CanaryRequest, MoveRequest, TriedTask
@@ -21,7 +21,7 @@ from hub.bodies import (
     read_query,
     validate,
 )
-from hub.description import document_example, optional_body
+from hub.description import document_answer_headers, document_example, optional_body
 from hub.door import actor
 from hub.operators import NoBody, NoQuery, answer, document_problems, no_content, read_nothing
 from hub.patching import apply_patch
@@ -35,13 +35,16 @@ from hub.task_messages import (
     Order,
     Started,
     Switched,
+    TaskHeaders,
     TaskListView,
     TaskPatch,
     TaskView,
 )
 from hub.task_operations import IfMatch
-from hub.tasklist import TaskStatus
+from hub.tasklist import Task, TaskStatus
 from hub.views import canary_view, refuse_masks, task_view
+
+ETAG = ("The task's `revision`: what `If-Match` takes.", True)
 
 log = structlog.get_logger()
 
@@ -56,6 +59,8 @@ def tasks_api(store: Store) -> Blueprint:
     @document_example({"name": "primes-2", "image": "registry.lan:5000/primes:2", "memory": 512})
     @document_response(TaskView, 200)
     @document_response(TaskView, 201)
+    @document_answer_headers(200, {"ETag": ETAG})
+    @document_answer_headers(201, {"ETag": ETAG})
     @document_problems(400, 409, 422, 503)
     async def add_task() -> Response:
         """Append a task to the list, Pending; it never starts by itself."""
@@ -64,7 +69,7 @@ def tasks_api(store: Store) -> Blueprint:
         task, is_new = await store.run(operations.add_task(definition), actor(request))
         if is_new:
             log.info("task added", task=task.name)
-        return answer(task_view(task), 201 if is_new else 200)
+        return _shown(task, 201 if is_new else 200)
 
     @api.get("")
     @tag(["tasks"])
@@ -87,10 +92,11 @@ def tasks_api(store: Store) -> Blueprint:
     @api.get("/<name>")
     @tag(["tasks"])
     @document_response(TaskView)
+    @document_answer_headers(200, {"ETag": ETAG})
     @document_problems(404)
     async def show_task(name: str) -> Response:
         """One task in full."""
-        return answer(task_view((await store.tasks()).get(name)))
+        return _shown((await store.tasks()).get(name))
 
     @api.post("/next")
     @tag(["tasks"])
@@ -203,12 +209,13 @@ def tasks_api(store: Store) -> Blueprint:
 
     @api.delete("/<name>")
     @tag(["tasks"])
+    @document_headers(TaskHeaders)
     @document_response(NoBody, 204)
-    @document_problems(400, 404, 409, 422, 503)
+    @document_problems(400, 404, 409, 412, 422, 503)
     async def remove_task(name: str) -> Response:
         """Drop a pending or completed task."""
         await read_nothing(request)
-        await store.run(task_operations.remove_task(name), actor(request))
+        await store.run(task_operations.remove_task(name, _if_match()), actor(request))
         log.info("task removed", task=name)
         return no_content(204)
 
@@ -216,7 +223,9 @@ def tasks_api(store: Store) -> Blueprint:
     @tag(["tasks"])
     @document_request(TaskPatch)
     @document_example({"image": "registry.lan:5000/primes:3", "memory": None})
+    @document_headers(TaskHeaders)
     @document_response(TaskView)
+    @document_answer_headers(200, {"ETag": ETAG})
     @document_problems(400, 404, 409, 412, 422, 503)
     async def edit_task(name: str) -> Response:
         """Change a definition by a JSON merge patch; of the current task that is a new generation."""
@@ -225,46 +234,62 @@ def tasks_api(store: Store) -> Blueprint:
         operation = task_operations.edit_task(name, lambda before: apply_patch(before, patch), _if_match())
         task = await store.run(operation, actor(request))
         log.info("task changed", task=name)
-        return answer(task_view(task))
+        return _shown(task)
 
     @api.post("/<name>/revert")
     @tag(["tasks"])
+    @document_headers(TaskHeaders)
     @document_response(TaskView)
+    @document_answer_headers(200, {"ETag": ETAG})
     @document_problems(400, 404, 409, 412, 422, 503)
     async def revert_task(name: str) -> Response:
         """Take back the last change of a definition."""
         await read_nothing(request)
         task = await store.run(task_operations.revert_task(name, _if_match()), actor(request))
         log.info("task reverted", task=name)
-        return answer(task_view(task))
+        return _shown(task)
 
     @api.post("/<name>/requeue")
     @tag(["tasks"])
+    @document_headers(TaskHeaders)
     @document_response(TaskView)
-    @document_problems(400, 404, 409, 422, 503)
+    @document_answer_headers(200, {"ETag": ETAG})
+    @document_problems(400, 404, 409, 412, 422, 503)
     async def requeue_task(name: str) -> Response:
         """Put a completed task back into the list, as the last pending one."""
         await read_nothing(request)
-        task = await store.run(task_operations.requeue_task(name), actor(request))
+        task = await store.run(task_operations.requeue_task(name, _if_match()), actor(request))
         log.info("task requeued", task=name)
-        return answer(task_view(task))
+        return _shown(task)
 
     @api.post("/<name>/move")
     @tag(["tasks"])
     @document_request(MoveRequest)
     @document_example({"to": "first"})
+    @document_headers(TaskHeaders)
     @document_response(Order)
-    @document_problems(400, 404, 409, 422, 503)
+    @document_answer_headers(200, {"ETag": ETAG})
+    @document_problems(400, 404, 409, 412, 422, 503)
     async def move_task(name: str) -> Response:
         """Put a pending task before or after another one, or first or last."""
         read_query(request, NoQuery)
         wanted = await read_message(request, MoveRequest)
         place = Place(wanted.before, wanted.after, wanted.to)
-        tasks = await store.run(task_operations.move_task(name, place), actor(request))
+        tasks = await store.run(task_operations.move_task(name, place, _if_match()), actor(request))
         log.info("task moved", task=name)
-        return answer({"pending": tasks.named(TaskStatus.PENDING)})
+        return _with_etag(answer({"pending": tasks.named(TaskStatus.PENDING)}), tasks.get(name))
 
     return api
+
+
+def _shown(task: Task, status: int = 200) -> Response:
+    """The task in full, with its ETag."""
+    return _with_etag(answer(task_view(task), status), task)
+
+
+def _with_etag(response: Response, task: Task) -> Response:
+    response.headers["ETag"] = f'"{task.revision}"'
+    return response
 
 
 def _if_match() -> IfMatch | None:

@@ -45,6 +45,7 @@ def task_view(task: Task) -> dict[str, Any]:
         "started_at": _time(task.started_at),
         "completed_at": _time(task.completed_at),
         "earlier": len(task.earlier),
+        "revision": task.revision,
     }
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gridcore.protocol import HeartbeatRequest, RegisterRequest, TaskDefinition, TaskGuard
+from hub.backup import read_backup, write_backup
 from hub.canary import choose
+from hub.contents import fill, read_store
 from hub.errors import GenerationChanged, NoCanary, NodeOnline, TaskInUse, UnknownNode, UnknownTask
 from hub.events import EventQuery
 from hub.node_operations import forget_node, order_many
 from hub.operations import add_task, deregister, finish, heartbeat, register, start_next
-from hub.state import AUDIT, EVERYONE
+from hub.state import AUDIT, EVERYONE, Operation
 from hub.store import Store
+from hub.store_local import open_memory
 from hub.task_edits import Place
 from hub.task_operations import (
     abort,
@@ -112,6 +116,98 @@ async def test_an_edit_of_the_current_task_wakes_everyone_and_one_of_another_nob
     assert heard == [EVERYONE]
     with pytest.raises(GenerationChanged):
         await store.run(edit_task("old", lambda _: task("old", "x:3"), lambda given: given == revision))
+
+
+async def test_each_change_of_a_task_is_a_new_revision_of_it_and_of_no_other(
+    kind: StoreKind, store: Store
+) -> None:
+    seen: dict[str, list[str]] = {name: [] for name in ("old", "new", "later")}
+
+    async def changed() -> set[str]:
+        found = set()
+        for one in (await store.tasks()).tasks:
+            if seen[one.name][-1:] != [one.revision]:
+                assert one.revision not in seen[one.name]
+                seen[one.name].append(one.revision)
+                found.add(one.name)
+        return found
+
+    assert await changed() == {"old", "new", "later"}
+    for operation, expected in (
+        (edit_task("new", lambda _: task("new", "x:2")), {"new"}),
+        (edit_task("new", lambda _: task("new", "x:2")), set()),
+        (revert_task("new"), {"new"}),
+        (move_task("later", Place(to="first")), {"later"}),
+        (move_task("later", Place(to="first")), set()),
+        (edit_task("old", lambda _: task("old", "x:2")), {"old"}),
+        (hold(), set()),
+        (release(), set()),
+        (remove_task("new"), set()),
+        (finish(), {"old", "later"}),
+        (requeue_task("old"), {"old"}),
+        (requeue_task("old"), set()),
+        (start_next(), {"old", "later"}),
+    ):
+        await store.run(operation)
+        assert await changed() == expected
+        store = await kind.reopen()
+        assert await changed() == set()
+
+
+@pytest.mark.parametrize("name", ["old", "new", "done"])
+async def test_of_many_changes_of_a_task_that_was_looked_at_once_one_is_made(store: Store, name: str) -> None:
+    await store.run(add_task(task("done")))
+    await store.run(move_task("done", Place(to="first")))
+    for _ in range(2):
+        await store.run(start_next())
+    await store.run(requeue_task("old"))
+    await store.run(move_task("old", Place(to="first")))
+    await store.run(start_next())  # `done` and one more are completed, `old` is current, others wait
+    seen = (await store.tasks()).get(name).revision
+
+    def is_seen(revision: str) -> bool:
+        return revision == seen
+
+    def change(number: int) -> Operation[Any]:
+        if name == "done":
+            return requeue_task("done", is_seen)
+        return edit_task(name, lambda _: task(name, f"x:{number}"), is_seen)
+
+    if name == "new":
+        await store.run(requeue_task("new"))
+        seen = (await store.tasks()).get(name).revision
+    outcomes = await asyncio.gather(*(store.run(change(n)) for n in range(2, 7)), return_exceptions=True)
+    assert sum(isinstance(outcome, GenerationChanged) for outcome in outcomes) == 4
+    assert sum(not isinstance(outcome, Exception) for outcome in outcomes) == 1
+
+
+async def test_a_guard_stands_before_each_act_on_a_task(store: Store) -> None:
+    await store.run(edit_task("new", lambda _: task("new", "x:2")))
+    before, events = await store.tasks(), await told(store)
+    for name in ("old", "new"):
+        for operation in (
+            edit_task(name, lambda _: task("other"), lambda _: False),
+            revert_task(name, lambda _: False),
+            remove_task(name, lambda _: False),
+            requeue_task(name, lambda _: False),
+            move_task(name, Place(to="last"), lambda _: False),
+        ):
+            with pytest.raises(GenerationChanged) as refusal:
+                await store.run(operation)
+            assert refusal.value.revision == before.get(name).revision
+    # The generation is of the current task and says nothing of another one.
+    with pytest.raises(GenerationChanged):
+        await store.run(revert_task("new", lambda given: given == before.revision))
+    assert (await store.tasks(), await told(store)) == (before, events)
+
+
+async def test_a_backup_has_the_revisions_of_the_tasks(store: Store, tmp_path: Path) -> None:
+    await store.run(edit_task("new", lambda _: task("new", "x:2")))
+    kept = await read_store(store)
+    write_backup(kept, tmp_path / "backup", lambda _: None)
+    other = open_memory()
+    await fill(other, read_backup(tmp_path / "backup", lambda _: None))
+    assert [one.revision for one in (await other.tasks()).tasks] == [one.revision for one in kept.tasks.tasks]
 
 
 async def test_what_refuses_an_edit_leaves_no_trace(store: Store) -> None:

@@ -275,8 +275,11 @@ def test_the_database_of_the_first_hubs_is_used_as_it_is(hub: HubProcess) -> Non
     assert (node["containers"], node["warnings"], node["paused"]) == ([], [], False)
     assert [error["message"] for error in node["errors"]] == ["m"]
     assert hub.post("/api/nodes/n/drain").status == 200
+    revision = hub.get("/api/tasks/a").json["revision"]
+    assert revision
     assert hub.stop() == 0
     hub.start()
+    assert hub.get("/api/tasks/a").json["revision"] == revision
     assert hub.get("/api/nodes/n").json["draining"] is True
     with closing(sqlite3.connect(hub.database)) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (3,)

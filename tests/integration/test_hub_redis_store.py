@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from itertools import count
@@ -21,15 +22,25 @@ from gridcore.protocol import (
 )
 from hub import redis_link
 from hub.access import SigningKey
-from hub.errors import NodeSilent, NotCurrent, OutcomeUnknown, Stopping, StoreUnavailable, TooManyOrders
+from hub.errors import (
+    GenerationChanged,
+    NodeSilent,
+    NotCurrent,
+    OutcomeUnknown,
+    Stopping,
+    StoreUnavailable,
+    TooManyOrders,
+)
 from hub.events import EventQuery
 from hub.logdesk import MOST
 from hub.logdesk_redis import SharedLogDesk
 from hub.operations import add_task, heartbeat, order_drain, order_resume, order_stop, register, start_next
+from hub.redis_rows import number_of
 from hub.redis_script import WRITE
 from hub.redis_url import parse_redis
 from hub.state import EVERYONE, Change, Operation, Outcome
 from hub.store_redis import RedisStore, open_redis
+from hub.task_operations import remove_task
 from hub.waiters import Waiters
 from tests.servers.redis_cluster import RedisCluster
 from tests.servers.redis_server import RedisServer
@@ -393,3 +404,33 @@ async def test_a_silent_node_and_a_hub_that_ends_let_the_operator_go_and_leave_n
     with pytest.raises(Stopping):
         await desk.ask("n", 0, lines=1, previous=0)
     assert await desk.take("n") == []
+
+
+async def test_a_change_by_a_hub_that_knows_no_revisions_is_seen_by_the_others(
+    server: RedisServer, open_store: Open
+) -> None:
+    store = await open_store()
+    for name in "ab":
+        await store.run(add_task(task(name)))
+    seen = (await store.tasks()).get("a").revision
+    with server.client() as client:
+        # What such a hub writes for a PATCH: the whole head as it knows it, and the task.
+        kept = client.hgetall(state_of(store))
+        head = {name: part for name, part in json.loads(kept["head"]).items() if name != "revisions"}
+        version = f"{number_of(kept['list']) + 1}.old"
+        text = json.loads(client.hget(store.sight.key("tasks"), "a"))
+        del text["revision"]
+        text["definition"]["memory"] = 64
+        client.hset(state_of(store), mapping={"head": json.dumps(head), "list": version})
+        client.hset(store.sight.key("tasks"), "a", json.dumps(text))
+    with pytest.raises(GenerationChanged):
+        await store.run(remove_task("a", lambda revision: revision == seen))
+    after = await store.tasks()
+    assert after.get("a").definition.memory == 64
+    other = await open_store()
+    assert await other.tasks() == after
+    # What that hub may have left alone has a name that stays.
+    await store.run(remove_task("b"))
+    given = after.get("a").revision
+    assert (await other.tasks()).get("a").revision == given
+    await other.run(remove_task("a", lambda revision: revision == given))

@@ -215,7 +215,7 @@ def test_buckets_count_what_the_smaller_ones_count_too() -> None:
 
 @pytest.mark.parametrize(("current", "result"), [("new", "promoted"), ("old", "aborted")])
 def test_what_became_of_a_canary_shows_in_the_list(current: str, result: str) -> None:
-    tried, _, _ = TaskList.empty(1).add(TaskDefinition(name=current, image="x:1"), 1.0)
+    tried, _, _ = TaskList.empty(1).add(TaskDefinition(name=current, image="x:1"), 1.0, 0)
     after, _ = tried.start_next(None, 2, 1.0)
     canary = Canary("new", "2-0000000000000002", ("a",), started_at=1.0, healthy_after=60)
     results = CanaryResults()

@@ -92,7 +92,7 @@ def definition(**fields: Any) -> TaskDefinition:
 
 @pytest.fixture
 def tasks() -> TaskList:
-    added, _, _ = TaskList.empty(1).add(definition(), STARTED)
+    added, _, _ = TaskList.empty(1).add(definition(), STARTED, 0)
     started, _ = added.start_next(None, 2, STARTED)
     return started
 
@@ -154,7 +154,7 @@ def test_a_held_fleet_is_not_finished(tasks: TaskList) -> None:
 
 
 def test_a_task_that_does_not_ask_for_it_is_never_over() -> None:
-    added, _, _ = TaskList.empty(1).add(definition(auto_finish=None), STARTED)
+    added, _, _ = TaskList.empty(1).add(definition(auto_finish=None), STARTED, 0)
     started, _ = added.start_next(None, 2, STARTED)
     assert watch(started, looks(100, 500)) is None
 

@@ -11,7 +11,7 @@ from hub.tasklist import TaskList
 
 def tasks(**fields: Any) -> TaskList:
     definition = TaskDefinition.model_validate({"name": "a", "image": "x:1", **fields})
-    return TaskList.empty(0).add(definition, 0)[0]
+    return TaskList.empty(0).add(definition, 0, 0)[0]
 
 
 def test_values_of_env_are_hidden_wherever_they_stand() -> None:

@@ -165,6 +165,74 @@ async def test_if_match_guards_a_change_with_the_generation(hub: OperatedHub, ac
     await hub.do(method, path, body, If_Match=f'"{before["generation"]}"')
 
 
+async def test_each_answer_with_a_task_has_its_revision_as_etag(hub: OperatedHub) -> None:
+    added = await hub.ask("POST", "/api/tasks", {"name": "a", "image": "a:1"})
+    shown = await hub.ask("GET", "/api/tasks/a")
+    changed = await hub.ask("PATCH", "/api/tasks/a", {"memory": 64})
+    reverted = await hub.ask("POST", "/api/tasks/a/revert")
+    await hub.add("b")
+    moved = await hub.ask("POST", "/api/tasks/a/move", {"to": "last"})
+    etags = [answer.headers["ETag"] for answer in (added, shown, changed, reverted, moved)]
+    assert etags[0] == etags[1]
+    assert len(set(etags)) == 4
+    assert etags[0] == f'"{(await added.get_json())["revision"]}"'
+    (task,) = [task for task in (await hub.tasks())["tasks"] if task["name"] == "a"]
+    assert etags[-1] == f'"{task["revision"]}"'
+
+
+async def test_of_two_operators_who_read_the_same_pending_task_one_changes_it(hub: OperatedHub) -> None:
+    await hub.add("a")
+    seen = (await hub.ask("GET", "/api/tasks/a")).headers["ETag"]
+    await hub.do("PATCH", "/api/tasks/a", {"memory": 64}, If_Match=seen)
+    response = await hub.ask("PATCH", "/api/tasks/a", {"command": ["go"]}, {"If-Match": seen})
+    problem = await response.get_json()
+    view = await hub.do("GET", "/api/tasks/a")
+    assert (response.status_code, problem["revision"]) == (412, view["revision"])
+    assert (view["memory"], view["command"]) == (64, None)
+    assert "GET /api/tasks/a" in problem["detail"]
+
+
+async def test_a_revert_that_is_sent_again_goes_back_once(hub: OperatedHub) -> None:
+    await hub.add("a")
+    for memory in (64, 65):
+        await hub.do("PATCH", "/api/tasks/a", {"memory": memory})
+    seen = (await hub.ask("GET", "/api/tasks/a")).headers["ETag"]
+    await hub.do("POST", "/api/tasks/a/revert", If_Match=seen)
+    assert await hub.refused("POST", "/api/tasks/a/revert", If_Match=seen) == (412, "generation-changed")
+    assert (await hub.do("GET", "/api/tasks/a"))["memory"] == 64
+
+
+@pytest.mark.parametrize(
+    ("act", "body"),
+    [("DELETE", None), ("POST /requeue", None), ("POST /move", {"to": "last"}), ("PATCH", {"memory": 64})],
+)
+async def test_an_act_on_a_task_that_has_changed_is_refused(
+    hub: OperatedHub, act: str, body: dict[str, Any] | None
+) -> None:
+    await hub.add("a", "b")
+    stale = (await hub.ask("GET", "/api/tasks/a")).headers["ETag"]
+    await hub.do("PATCH", "/api/tasks/a", {"image": "a:2"})
+    before = await hub.tasks()
+    method, _, end = act.partition(" ")
+    for given in (stale, f'"{before["generation"]}"', '"nonsense"', "nonsense"):
+        refused = await hub.refused(method, f"/api/tasks/a{end}", body, If_Match=given)
+        assert refused == (412, "generation-changed")
+    assert await hub.tasks() == before
+    fresh = (await hub.ask("GET", "/api/tasks/a")).headers["ETag"]
+    await hub.do(method, f"/api/tasks/a{end}", body, If_Match=f'"other", W/{fresh}')
+
+
+async def test_the_current_task_is_named_by_its_own_revision_too(hub: OperatedHub) -> None:
+    await hub.add("a")
+    await hub.do("POST", "/api/tasks/next")
+    seen = (await hub.ask("GET", "/api/tasks/a")).headers["ETag"]
+    await hub.do("POST", "/api/tasks/hold")  # another generation, and the same task
+    await hub.do("PATCH", "/api/tasks/a", {"memory": 64}, If_Match=seen)
+    assert await hub.refused("PATCH", "/api/tasks/a", {"memory": 65}, If_Match=seen) == (
+        412, "generation-changed"
+    )  # fmt: skip
+
+
 async def test_a_completed_task_is_not_changed(hub: OperatedHub) -> None:
     await hub.add("a", "b")
     for _ in range(2):

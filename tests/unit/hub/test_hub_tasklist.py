@@ -38,7 +38,7 @@ def task(name: str, image: str = "x:1") -> TaskDefinition:
 def filled(*names: str) -> TaskList:
     tasks = TaskList.empty(entropy=0)
     for name in names:
-        tasks, _, _ = tasks.add(task(name), now=0)
+        tasks, _, _ = tasks.add(task(name), now=0, entropy=0)
     return tasks
 
 
@@ -57,7 +57,7 @@ def test_a_revision_is_a_counter_and_64_random_bits() -> None:
 
 
 def test_a_task_carries_the_times_of_what_happened_to_it() -> None:
-    tasks, _, _ = TaskList.empty(0).add(task("a"), now=1)
+    tasks, _, _ = TaskList.empty(0).add(task("a"), now=1, entropy=0)
     tasks, _ = tasks.start_next(None, 0, now=2)
     tasks, _ = tasks.finish(None, 0, now=3)
     done = tasks.get("a")
@@ -73,9 +73,9 @@ def test_an_operation_leaves_the_list_that_it_was_given_alone() -> None:
 
 
 def test_a_definition_is_the_same_when_only_its_spelling_differs() -> None:
-    tasks, _, _ = TaskList.empty(0).add(task("a"), now=0)
+    tasks, _, _ = TaskList.empty(0).add(task("a"), now=0, entropy=0)
     respelt = TaskDefinition.model_validate({"name": "a", "image": "x:1", "input_queue": "", "env": None})
-    assert tasks.add(respelt, now=1)[2] is False
+    assert tasks.add(respelt, now=1, entropy=0)[2] is False
 
 
 def test_a_guard_of_null_asks_that_nothing_is_current() -> None:
@@ -88,8 +88,8 @@ def test_a_requeued_task_is_the_last_one_and_has_no_times() -> None:
     tasks = filled("a", "b")
     for entropy in (1, 2):
         tasks, _ = tasks.start_next(None, entropy, now=5)
-    tasks, _, _ = tasks.add(task("c"), now=6)
-    tasks, again = task_edits.requeue(tasks, "a", now=7)
+    tasks, _, _ = tasks.add(task("c"), now=6, entropy=0)
+    tasks, again = task_edits.requeue(tasks, "a", now=7, entropy=0)
     assert tasks.named(TaskStatus.PENDING) == ["c", "a"]
     assert (again.added_at, again.started_at, again.completed_at) == (0, None, None)
 
@@ -107,7 +107,7 @@ def test_a_requeued_task_is_the_last_one_and_has_no_times() -> None:
 def test_a_move_changes_the_order_of_the_pending_tasks_only(place: Place, expected: list[str]) -> None:
     tasks = filled(*NAMES)
     tasks, _ = tasks.start_next(None, 1, now=0)
-    moved = task_edits.move(tasks, "d", place)
+    moved = task_edits.move(tasks, "d", place, 0)
     assert moved.named(TaskStatus.PENDING) == expected
     assert (moved.current, moved.revision) == (tasks.current, tasks.revision)
 
@@ -150,9 +150,9 @@ class TaskListMachine(RuleBasedStateMachine):
         known = self.images.get(name)
         if known is not None and known[0] != image:
             with pytest.raises(TaskConflict):
-                self.tasks.add(task(name, image), now=0)
+                self.tasks.add(task(name, image), now=0, entropy=0)
             return
-        self.tasks, _, is_new = self.tasks.add(task(name, image), now=0)
+        self.tasks, _, is_new = self.tasks.add(task(name, image), now=0, entropy=0)
         assert is_new == (known is None)
         if is_new:
             self.images[name] = [image]
@@ -285,9 +285,9 @@ class TaskListMachine(RuleBasedStateMachine):
     def requeue(self, name: str) -> None:
         if error := self.why_not(name, {"pending", "completed"}):
             with pytest.raises(error):
-                task_edits.requeue(self.tasks, name, now=0)
+                task_edits.requeue(self.tasks, name, now=0, entropy=0)
             return
-        self.tasks, _ = task_edits.requeue(self.tasks, name, now=0)
+        self.tasks, _ = task_edits.requeue(self.tasks, name, now=0, entropy=0)
         if name in self.completed:
             self.completed.remove(name)
             self.pending.append(name)
@@ -308,10 +308,10 @@ class TaskListMachine(RuleBasedStateMachine):
             error = TaskInUse
         if error:
             with pytest.raises(error):
-                task_edits.move(self.tasks, name, place)
+                task_edits.move(self.tasks, name, place, 0)
             return
         before = self.tasks.revision
-        self.tasks = task_edits.move(self.tasks, name, place)
+        self.tasks = task_edits.move(self.tasks, name, place, 0)
         assert self.tasks.revision == before
         if how == "to" or beside != name:
             self.pending = [*rest[:at], name, *rest[at:]]
