@@ -209,8 +209,9 @@ def _check(settings: Settings, found: Path) -> None:
     from agent import machine
 
     cpus = machine.usable_cpus()
+    token = (settings.token_warning,) if settings.token_warning else ()
     for warning in (
-        machine.misfits(settings, cpus) + machine.missing_mounts(settings) + machine.limit_warnings()
+        token + machine.misfits(settings, cpus) + machine.missing_mounts(settings) + machine.limit_warnings()
     ):
         click.echo(f"gridnode: warning: {warning}", err=True)
     click.echo(f"{found}: good")
@@ -236,6 +237,8 @@ def _run(settings: Settings, path: Path) -> None:
     from gridcore import logs
 
     logs.configure(settings.log_format)
+    if settings.token_warning:
+        structlog.get_logger().warning(settings.token_warning)
     # systemd's watchdog ends a hung agent with SIGABRT: where it hung then stands in the journal.
     faulthandler.enable()
     with only_agent(path, settings):

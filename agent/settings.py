@@ -18,6 +18,7 @@ from gridcore.errors import ConfigError
 from gridcore.files import write_private
 from gridcore.platforms import is_known_architecture
 from gridcore.protocol import NodeId
+from gridcore.weak_tokens import weakness
 
 FILE_NAME = "gridnode.toml"
 PASTE_HERE = "paste-the-token-of-the-hub-here"
@@ -191,6 +192,12 @@ class Settings(BaseModel):
         if self.state_directory is not None and not self.state_directory.is_absolute():
             raise ValueError("state_directory: expected an absolute path")
         return self
+
+    @property
+    def token_warning(self) -> str | None:
+        """What is wrong with a token that can be guessed. No error: it is the hub's to choose."""
+        why = weakness(self.token) if self.token is not None else None
+        return f"token: can be guessed, since it {why}; hubs of this release refuse it" if why else None
 
     @model_validator(mode="after")
     def _has_a_token(self) -> Self:

@@ -13,12 +13,14 @@ import secrets
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from gridcore.errors import ConfigError
 from gridcore.files import resolve, write_private
+from gridcore.json_values import is_text
 from gridcore.masking import mask_text
 
 M = TypeVar("M", bound=BaseModel)
@@ -26,10 +28,6 @@ M = TypeVar("M", bound=BaseModel)
 CONFIG_VARIABLE = "IDM_GRIDCORE_CONFIG"
 ENV_PREFIX = "IDM_GRIDCORE_"
 _SECRET_KEYS = ("token", "password", "secret", "notify")
-PLACEHOLDER_TOKENS = frozenset(
-    {"your-secret-token", "your-token", "changeme", "change-me", "secret", "token", "password", "test", "xxx"}
-)
-"""Tokens that stand in documentation: a hub with one of them is open to everybody who can read."""
 
 
 def candidates(file_name: str, env: Mapping[str, str] = os.environ) -> list[Path]:
@@ -72,48 +70,83 @@ def load(model: type[M], path: Path, env: Mapping[str, str] = os.environ) -> M:
     """Settings from a TOML file and the environment.
 
     Raises:
-        ConfigError: one line for each bad key, naming file, key and what was expected.
+        ConfigError: one line for each bad key, naming file (or variable), key and what was expected.
     """
     try:
         values: dict[str, Any] = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    for key in model.model_fields:
-        variable = ENV_PREFIX + key.upper()
-        if variable != CONFIG_VARIABLE and variable in env:
-            values[key] = _toml_value(env[variable])
+    given = {
+        key: value for key in model.model_fields if (value := read_variable(model, key, env)) is not None
+    }
     try:
-        return model.model_validate(values)
+        return model.model_validate(values | given)
     except ValidationError as error:
-        lines = [_line(path, model, dict(problem)) for problem in error.errors(include_url=False)]
+        lines = [_line(path, model, dict(problem), given) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(lines)) from None
+
+
+def variable_of(key: str) -> str:
+    """The variable of the environment that sets a key."""
+    return ENV_PREFIX + key.upper()
+
+
+def read_variable(model: type[BaseModel], key: str, env: Mapping[str, str] = os.environ) -> Any:
+    """What the environment says of a key of this model, or None: for all programs the same.
+
+    A key that holds text takes the text as it stands, digits too; all others are read as in the file. Quotes
+    around a value are not part of it: shells take them away, and env files leave them.
+
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
+    text = env.get(variable_of(key))
+    if text is None or variable_of(key) == CONFIG_VARIABLE:
+        return None
+    if not is_text(text):
+        raise ConfigError(f"{variable_of(key)} (environment): expected text in UTF-8")
+    value = _toml_value(text)
+    return text if _is_text_key(model.model_fields[key].annotation) and not isinstance(value, str) else value
+
+
+def _is_text_key(annotation: Any) -> bool:
+    """Whether a key of this type is never anything but text."""
+    kinds = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return all(isinstance(kind, str) for kind in kinds)
+    if get_origin(annotation) is Annotated:
+        return _is_text_key(kinds[0])
+    if kinds and get_origin(annotation) in (Union, UnionType):
+        return all(kind is NoneType or _is_text_key(kind) for kind in kinds)
+    return isinstance(annotation, type) and issubclass(annotation, str | Path)
 
 
 def _toml_value(text: str) -> Any:
     """`4` is a number and `[1]` a list, as in the file; what is not TOML is a string."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        read = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return read["value"] if len(read) == 1 else text  # a line break in it would begin another key
 
 
-def _line(path: Path, model: type[BaseModel], problem: dict[str, Any]) -> str:
+def _line(path: Path, model: type[BaseModel], problem: dict[str, Any], given: Mapping[str, Any]) -> str:
     expected = problem["msg"].removeprefix("Value error, ")
-    if not problem[
-        "loc"
-    ]:  # keys that do not fit each other: the text names them, the input is the whole file
-        return f"{path}: {expected}"
+    if not problem["loc"]:  # keys that do not fit each other: the text names them, the input is all of it
+        variables = "".join(f" and {variable_of(key)}" for key in given)
+        return f"{path}{variables}: {expected}"
     key = ".".join(str(part) for part in problem["loc"])
+    where = f"{variable_of(problem['loc'][0])} (environment)" if problem["loc"][0] in given else str(path)
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, model.model_fields, 1)
         hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(model.model_fields)}"
-        return f"{path}: {key}: unknown key{hint}"
+        return f"{where}: {key}: unknown key{hint}"
     if problem["type"] == "missing":
-        return f"{path}: {key}: missing, and there is no default"
+        return f"{where}: {key}: missing, and there is no default"
     # A table may hold secrets wherever it likes; the URLs of chats are secrets as a whole.
     is_shown = not (isinstance(problem["input"], dict) or any(word in key for word in _SECRET_KEYS))
     got = f" (got {mask_text(repr(problem['input'])):.80})" if is_shown else ""
-    return f"{path}: {key}: {expected}{got}"
+    return f"{where}: {key}: {expected}{got}"
 
 
 def new_token() -> str:

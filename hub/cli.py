@@ -16,7 +16,7 @@ from hub.cli_backup import backup, restore
 from hub.cli_errors import plain_errors
 from hub.cli_notify import notify_test
 from hub.cli_tokens import key, token
-from hub.settings import EXAMPLE, FILE_NAME, SHORT_TOKEN, HubSettings
+from hub.settings import EXAMPLE, FILE_NAME, HubSettings
 
 CONFIG_OPTION = click.option(
     "--config",
@@ -62,7 +62,6 @@ def main(context: click.Context, config_path: Path | None, check: bool) -> None:
             click.echo(f"{path}: valid")
             return
         logs.configure(settings.log_format)
-        _warn(settings)
         from hub.serve import serve  # slow, and neither --check nor init needs it
 
         try:
@@ -94,13 +93,6 @@ def _find(explicit: Path | None) -> Path:
         f"`computehub init` writes one, or save this as {first} (mode 0600):\n\n"
         + EXAMPLE.format(token=config.new_token())
     )
-
-
-def _warn(settings: HubSettings) -> None:
-    if len(settings.token) < SHORT_TOKEN:
-        structlog.get_logger().warning(
-            "the token is short and can be guessed; `computehub init` writes a good one"
-        )
 
 
 main.add_command(token)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import ssl
 import sys
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from hub.settings import FILE_NAME, HubSettings
 if TYPE_CHECKING:
     from gridcore.client import Request, Response
 
-TOKEN_VARIABLE = f"{config.ENV_PREFIX}TOKEN"
+TOKEN_VARIABLE = config.variable_of("token")
 
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104  the hub's, not ours to listen on
 _END = "-----END CERTIFICATE-----"
@@ -94,7 +93,7 @@ def find_hub(
     config_path: Path | None, url: str | None, token_file: str | None, ca_file: Path | None
 ) -> RunningHub:
     """The hub of these options; what they leave out says the configuration file. Raises ConfigError."""
-    token = _read_token(token_file) if token_file else os.environ.get(TOKEN_VARIABLE)
+    token = _read_token(token_file) if token_file else _token_of_environment()
     settings = None if url and token else _load(config_path)
     if not token:
         assert settings is not None  # noqa: S101  else there was a token
@@ -136,9 +135,20 @@ def _load(config_path: Path | None) -> HubSettings:
 def _read_token(file: str) -> str:
     text = sys.stdin.readline() if file == "-" else config.read_text(Path(file))
     token = text.strip()
-    if not token or not all("!" <= character <= "~" for character in token):
+    if not token or not _can_be_sent(token):
         raise ConfigError(f"--token-file: {file} holds no token: expected one line of printable ASCII")
     return token
+
+
+def _token_of_environment() -> str | None:
+    token: str | None = config.read_variable(HubSettings, "token")
+    if token is not None and not _can_be_sent(token):
+        raise ConfigError(f"{TOKEN_VARIABLE} (environment): expected printable ASCII without blanks")
+    return token
+
+
+def _can_be_sent(token: str) -> bool:
+    return all("!" <= character <= "~" for character in token)
 
 
 def _json(answer: Response) -> Any:

@@ -9,15 +9,14 @@ from urllib.parse import unquote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from gridcore.config import PLACEHOLDER_TOKENS
 from gridcore.logs import LogFormat
+from gridcore.weak_tokens import MAKE_ONE, weakness
 from hub.notify_target import NotifyTarget
 from hub.proxies import parse_network
 from hub.redis_url import RedisTarget, parse_redis
 
 FILE_NAME = "computehub.toml"
-SHORT_TOKEN = 16
-"""Characters below which a token is warned about: it can be guessed."""
+GUIDE = "docs/security.md says how a fleet moves to another token"
 
 MEMORY = "memory:"
 _SQLITE = re.compile(r"sqlite:///(?P<path>[^?#]+)")
@@ -27,11 +26,11 @@ _BIND = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\[\]:/\s]+):(?P<port>\d{1,5}
 
 def _check_token(token: str) -> str:
     if not token.strip():
-        raise ValueError("empty: everybody could use this hub. `computehub init` writes a good one")
-    if token.strip().lower() in PLACEHOLDER_TOKENS:
-        raise ValueError("a placeholder out of documentation. `computehub init` writes a good one")
+        raise ValueError(f"empty: everybody could use this hub; {MAKE_ONE}")
     if not all("!" <= character <= "~" for character in token):
         raise ValueError("only printable ASCII without blanks can stand in an Authorization header")
+    if why := weakness(token):
+        raise ValueError(f"can be guessed, since it {why}; {MAKE_ONE} ({GUIDE})")
     return token
 
 
@@ -68,7 +67,7 @@ class HubSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     token: Annotated[str, AfterValidator(_check_token)] = Field(repr=False)
-    """The secret that nodes and operators share with the hub; printable ASCII."""
+    """The secret that nodes and operators share with the hub: printable ASCII that cannot be guessed."""
 
     previous_token: Annotated[str, AfterValidator(_check_token)] | None = Field(default=None, repr=False)
     """The shared secret of before, which is still accepted while a fleet moves to `token`."""
