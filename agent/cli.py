@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import click
 from pydantic import BaseModel, ConfigDict
 
+from agent.errors import EngineError
 from agent.settings import FILE_NAME, Settings, example
 from gridcore import __version__, config
 from gridcore.errors import EXIT_CONFIG, ConfigError, GridCoreError
@@ -36,7 +37,7 @@ CONFIG_OPTION = click.option(
     epilog="Signals: TERM and INT stop gracefully (a second one hastens); USR1 hands over to the next agent.",
 )
 @CONFIG_OPTION
-@click.option("--check", is_flag=True, help="Say whether the file is good, and exit.")
+@click.option("--check", is_flag=True, help="Say whether the file is good, and exit; `check` does more.")
 @click.version_option(__version__, prog_name="gridnode")
 @click.pass_context
 def cli(context: click.Context, path: Path | None, check: bool) -> None:
@@ -47,6 +48,7 @@ def cli(context: click.Context, path: Path | None, check: bool) -> None:
       gridnode init                  write a commented gridnode.toml
       (put the hub's address, and a token or join token, into it)
       gridnode --check               is it good?
+      gridnode check                 does a container run here?
       gridnode                       run, until Ctrl-C
 
     \b
@@ -156,6 +158,31 @@ def resume(context: click.Context, path: Path | None) -> None:
             _say(answer, f"{begin}; containers stay frozen ({permit['freeze']})")
         else:
             _say(answer, f"{begin}: containers may run")
+
+
+@cli.command()
+@CONFIG_OPTION
+@click.pass_context
+def check(context: click.Context, path: Path | None) -> None:
+    """Say whether this machine can run containers: the file, and one real container.
+
+    `gridnode --check` looks at the file alone. This also makes a tiny image, starts one container of it just
+    as a task's is started (your terms, limits, network, mounts), sees it end well, and removes all of it. No
+    registry and no hub is asked, and an agent that runs here is not disturbed. Exit code 1: it did not work.
+    """
+    from agent import machine, probe
+
+    path = path or context.obj
+    found = config.find(FILE_NAME, path)
+    if found is None:
+        raise ConfigError("there is no configuration file; `gridnode init` writes one")
+    settings = config.load(Settings, found)
+    _check(settings, found)
+    try:
+        seconds = asyncio.run(probe.run_one(machine.facts(found, settings), settings))
+    except EngineError as error:
+        raise GridCoreError(f"this machine's container engine does not run containers: {error}") from None
+    click.echo(f"one container started, ran and ended in {seconds:.1f} s: good")
 
 
 class _StatePlace(BaseModel):

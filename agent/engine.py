@@ -155,6 +155,10 @@ class Engine:
         )
         return str(text).encode()[-max_bytes:]
 
+    async def import_image(self, archive: Path, image: str) -> None:
+        """Make an image of a root file system in a tar file."""
+        await self._call(f"importing {image}", lambda: self._docker.image.import_(archive, image))
+
     async def remove_image(self, image: str) -> None:
         """Remove an image's name, and the image with its last name; one in use makes it fail."""
         await self._call(f"removing {image}", lambda: self._docker.image.remove(image))
