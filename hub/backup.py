@@ -10,12 +10,13 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gridcore import __version__
 from gridcore.errors import GridCoreError
+from gridcore.files import resolve, sync_directory
 from hub import codec
 from hub.access import SigningKey, TokenRecord
 from hub.contents import Contents
@@ -36,15 +37,18 @@ class BackupError(GridCoreError):
 
 
 def write_backup(contents: Contents, path: Path, progress: Progress, *, force: bool = False) -> None:
-    """Write it to a file of mode 0600 that is complete and on disk when it appears.
+    """Write it to a file of mode 0600 that is complete and on disk when it appears; a link stays a link.
 
     Raises:
-        BackupError: the file exists (and `force` is not set), or cannot be written.
+        BackupError: the file exists (and `force` is not set), is none to be replaced, or cannot be written.
     """
-    if path.exists() and not force:
+    target = resolve(path)
+    if target.exists() and not target.is_file():
+        raise BackupError(f"{path}: is no regular file; name one that can be made or replaced")
+    if target.exists() and not force:
         raise BackupError(f"{path}: exists already; name another file, or use --force")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # 0600
     except OSError as error:
         raise BackupError(f"{path}: cannot be written: {error.strerror}") from None
     try:
@@ -59,13 +63,21 @@ def write_backup(contents: Contents, path: Path, progress: Progress, *, force: b
             file.write(json.dumps(end).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        Path(name).replace(target)
+        sync_directory(target.parent)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
         raise BackupError(f"{path}: cannot be written: {error.strerror}") from None
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def refuse_own_files(path: Path, own: Iterable[Path | None]) -> None:
+    """Raises BackupError where a backup would replace one of the hub's own files, by whatever name."""
+    for file in own:
+        if file is not None and path.exists() and file.exists() and path.samefile(file):
+            raise BackupError(f"{path}: is a file of the hub itself ({file}); name another one")
 
 
 def read_backup(path: Path, progress: Progress) -> Contents:

@@ -10,6 +10,7 @@ import click
 
 from gridcore import config
 from gridcore.errors import ConfigError
+from gridcore.files import resolve
 from hub.cli_errors import plain_errors
 from hub.settings import FILE_NAME, HubSettings
 
@@ -33,11 +34,15 @@ def backup(group_path: Path | None, config_path: Path | None, file: Path, force:
     FILE has the secrets of all tasks and the keys that sign tokens; it is made with mode 0600. It can be
     restored into the same kind of state or another one (SQLite, Redis).
     """
-    from hub.backup import BackupError, write_backup  # slow, and other commands do not need it
-    from hub.restoring import take_contents
+    # Slow, and other commands do not need it.
+    from hub.backup import BackupError, refuse_own_files, write_backup
+    from hub.restoring import COMPANIONS, take_contents
 
     with plain_errors((BackupError,)):
-        settings = _settings(config_path or group_path)
+        found, settings = _settings(config_path or group_path)
+        kept = settings.database
+        own = [resolve(kept).with_name(resolve(kept).name + end) for end in COMPANIONS] if kept else []
+        refuse_own_files(file, [found, *own, settings.tls_certificate, settings.tls_key])
         contents = asyncio.run(take_contents(settings))
         write_backup(contents, file, _Teller("written").tell, force=force)
         click.echo(f"{file}: {_count(contents.counts)}")
@@ -57,7 +62,7 @@ def restore(group_path: Path | None, config_path: Path | None, file: Path) -> No
     from hub.restoring import restore as put_back
 
     with plain_errors((BackupError,)):
-        settings = _settings(config_path or group_path)
+        _found, settings = _settings(config_path or group_path)
         contents = read_backup(file, _Teller("read").tell)
         tasks, aside = asyncio.run(put_back(settings, contents))
         current = tasks.current.name if tasks.current else "nothing"
@@ -79,11 +84,12 @@ class _Teller:
             click.echo(f"{lines} lines {self._what}", err=True)
 
 
-def _settings(path: Path | None) -> HubSettings:
+def _settings(path: Path | None) -> tuple[Path, HubSettings]:
+    """The configuration file and what it says."""
     found = config.find(FILE_NAME, path)
     if found is None:
         raise ConfigError("There is no configuration file; name the hub's with --config")
-    return config.load(HubSettings, found)
+    return found, config.load(HubSettings, found)
 
 
 def _count(counts: dict[str, int]) -> str:

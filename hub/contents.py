@@ -6,14 +6,19 @@ and how far a hub had come, which means nothing at another time.
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from gridcore.errors import ConfigError
+from gridcore.files import resolve
 from hub.access import SigningKey, TokenRecord
 from hub.events import MOST_EVENTS, Event, EventQuery
 from hub.journal_sqlite import (
@@ -22,6 +27,7 @@ from hub.journal_sqlite import (
     SCHEMA_VERSION,
     read_rest,
     read_tasks,
+    refuse_second_name,
 )
 from hub.registry import Node
 from hub.sqlite_events import read_events
@@ -61,19 +67,17 @@ class Contents:
 
 
 def read_database(path: Path) -> Contents:
-    """The contents of an SQLite file at one moment, also while a hub writes to it.
+    """The contents of an SQLite file at one moment, also while a hub writes to it, also on a read-only disk.
 
     Raises:
-        ConfigError: it is not there, is no hub's, or of another version.
+        ConfigError: it is not there, is no hub's, or of another version, or has a second name.
+        OSError: it cannot be read.
         sqlite3.Error, ValueError, KeyError, TypeError: it is damaged.
     """
     if not path.exists():
         raise ConfigError(f"state: {path}: there is no such file")
-    # Not read-only: SQLite may have to bring in what a hub that was killed left in the log beside the file.
-    database = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode=rw", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None
-    )
-    try:
+    refuse_second_name(path)
+    with _opened(resolve(path)) as database:
         (application,) = database.execute("PRAGMA application_id").fetchone()
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if application != APPLICATION_ID:
@@ -89,8 +93,29 @@ def read_database(path: Path) -> Contents:
         tasks = read_tasks(database)
         nodes, tokens, keys, _marks = read_rest(database, now)
         return Contents(now.wall, tasks, nodes, keys, tokens, list(read_events(database)))
-    finally:
-        database.close()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """The database with all that was written, for reading."""
+    log, shared = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
+    if os.access(path.parent, os.W_OK):
+        # Not read-only: SQLite may have to bring in what a hub that was killed left in its log.
+        how = "mode=rw"
+    elif shared.exists():  # a hub runs that may write there, or has left all that SQLite needs
+        how = "mode=ro"
+    elif not log.exists() or log.stat().st_size == 0:  # nothing but the file, and nobody who writes it
+        how = "immutable=1"
+    else:
+        with tempfile.TemporaryDirectory(prefix="computehub-") as place:  # 0700
+            for file in (path, log):
+                shutil.copyfile(file, Path(place, file.name))
+            with _opened(Path(place, path.name)) as database:
+                yield database
+        return
+    address = f"file:{quote(str(path))}?{how}"
+    with closing(sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)) as database:
+        yield database
 
 
 async def read_store(store: Store) -> Contents:

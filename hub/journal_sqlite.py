@@ -2,13 +2,12 @@
 
 One thread owns the connection, so the event loop never waits in SQLite. WAL with `synchronous=FULL` syncs
 once a commit. The file is private (it holds the tasks' passwords), and SQLite gives its `-wal` and `-shm`
-the mode of the file itself. A lock beside the file keeps a second hub away; the kernel drops it with us.
+the mode of the file itself. A lock keeps a second hub away, by whatever name; the kernel drops it with us.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import sqlite3
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gridcore.errors import ConfigError
+from gridcore.files import FileInUse, FileLock
 from hub import codec
 from hub.errors import StoreUnavailable
 from hub.events import EventQuery, Recorded
@@ -81,7 +81,7 @@ class SqliteJournal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
-        self._lock: int | None = None
+        self._lock: FileLock | None = None
         self._connection: sqlite3.Connection | None = None
         self._kept = TaskList(revision="")  # the list as the file has it: only what differs is written
 
@@ -125,13 +125,14 @@ class SqliteJournal:
 
     def _open(self, now: Instant) -> State:
         try:
-            self._lock = take_lock(self._path)
+            self._lock = lock_database(self._path)
             # Made by us and not by SQLite, so that no moment exists in which others can read it.
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.fchmod(handle, 0o600)
             finally:
                 os.close(handle)
+            self._lock.follow()
         except OSError as error:
             raise ConfigError(
                 f"state: {self._path} cannot be opened: {error.strerror}. "
@@ -225,26 +226,38 @@ class SqliteJournal:
             self._connection.close()
             self._connection = None
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
 
-def take_lock(path: Path) -> int:
-    """A descriptor that keeps hubs away from this file until it is closed.
+def lock_database(path: Path) -> FileLock:
+    """Keep hubs away from this file, by whatever name they come to it.
 
     Raises:
-        ConfigError: a hub has it.
-        OSError: the lock beside the file cannot be made.
+        ConfigError: a hub has it, or it has a second name.
+        OSError: it cannot be locked here.
     """
-    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
+        lock = FileLock(path)
+    except FileInUse:
         raise ConfigError(
             f"state: {path} belongs to another hub that runs now; stop that one, or name another file"
         ) from None
+    try:
+        refuse_second_name(path)
+    except ConfigError:
+        lock.close()
+        raise
     return lock
+
+
+def refuse_second_name(path: Path) -> None:
+    """Raises ConfigError where hard links lead to the file: what SQLite wrote last is beside one of them."""
+    if path.exists() and (names := path.stat().st_nlink) > 1:
+        raise ConfigError(
+            f"state: {path} has {names} names (hard links), and what SQLite wrote last is in a file beside "
+            f"one of them. Remove the others (`find / -xdev -samefile {path}` shows them)"
+        )
 
 
 def _bring_up(database: sqlite3.Connection, version: int) -> None:

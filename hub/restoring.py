@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gridcore.errors import ConfigError
+from gridcore.files import resolve, sync_directory
 from hub.backup import BackupError
 from hub.contents import Contents, carry_over, fill, read_database, read_store
 from hub.errors import StoreUnavailable
-from hub.journal_sqlite import open_sqlite, take_lock
+from hub.journal_sqlite import lock_database, open_sqlite
 from hub.redis_url import RedisTarget
 from hub.settings import HubSettings
 from hub.store_redis import open_redis
@@ -42,6 +43,8 @@ async def take_contents(settings: HubSettings) -> Contents:
     except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if isinstance(error, sqlite3.Error) else type(error).__name__
         raise BackupError(f"state: {settings.database or 'redis'} cannot be read: {reason}") from None
+    except OSError as error:
+        raise BackupError(f"state: {error.filename or ''}: {error.strerror}") from None
     except StoreUnavailable as error:
         raise BackupError(f"state: {error}") from None
 
@@ -77,7 +80,8 @@ async def _restore_redis(target: RedisTarget, backup: Contents) -> TaskList:
         await store.close()
 
 
-async def _restore_database(path: Path, backup: Contents) -> tuple[TaskList, Path | None]:
+async def _restore_database(name: Path, backup: Contents) -> tuple[TaskList, Path | None]:
+    path = resolve(name)  # a link stays a link
     with _locked(path):
         made = path.with_name(f"{path.name}.restoring")
         try:
@@ -96,20 +100,21 @@ async def _restore_database(path: Path, backup: Contents) -> tuple[TaskList, Pat
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """No hub starts on this file meanwhile. Raises ConfigError if one runs."""
-    lock = take_lock(path)
+    """No hub starts on this file meanwhile. Raises ConfigError if one runs, or the file has a second name."""
+    lock = lock_database(path)
     try:
-        _give(path.with_name(path.name + ".lock"), path.parent)
+        if lock.beside is not None:
+            _give(lock.beside, path.parent)
         yield
     finally:
-        os.close(lock)
+        lock.close()
 
 
 def _read_present(path: Path) -> Contents | None:
     """What is there now; None where it cannot be read, since a restore is for just that."""
     try:
         return read_database(path)
-    except (ConfigError, sqlite3.Error, ValueError, KeyError, TypeError):
+    except (ConfigError, OSError, sqlite3.Error, ValueError, KeyError, TypeError):
         return None
 
 
@@ -129,11 +134,7 @@ def _put_in_place(made: Path, path: Path) -> Path | None:
         except OSError:  # a file system without such links
             path.rename(aside)
     made.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
     return aside
 
 
