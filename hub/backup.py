@@ -22,7 +22,6 @@ from hub.access import SigningKey, TokenRecord
 from hub.contents import Contents
 from hub.events import Event
 from hub.registry import Node
-from hub.store_local import read_clock
 from hub.tasklist import Task
 
 MARK = "gridcore-backup"
@@ -144,7 +143,6 @@ def _contents(lines: list[bytes], progress: Progress) -> Contents:
     head: dict[str, Any] = {}
     tasks, nodes, keys = list[Task](), list[Node](), list[SigningKey]()
     tokens, events = list[TokenRecord](), list[Event]()
-    now = read_clock()
     for number, line in enumerate(lines[1:], 1):
         ((kind, value),) = json.loads(line).items()
         match kind:
@@ -153,7 +151,7 @@ def _contents(lines: list[bytes], progress: Progress) -> Contents:
             case "task":
                 tasks.append(codec.load_task(value))
             case "node":
-                nodes.append(codec.restore_node(value["record"], value["live"], now))
+                nodes.append(codec.restore_node(value["record"], value["live"]))
             case "key":
                 keys.append(codec.load_key(value))
             case "token":

@@ -2,8 +2,8 @@
 
 While a task is tried, all other nodes go on with the current one under its unchanged revision. A canary ends
 when somebody promotes it (`TaskList.promote`) or it is aborted; its task stays the first pending one until
-then. Times are those of the wall clock, since a canary outlives the hub that started it: a clock that is set
-while it runs makes its spans longer or shorter.
+then. Times are those of the wall clock, since a canary outlives the hub that started it. Spans count only as
+far as a hub has been there to see them, so one that was away, or whose clock was set, begins them anew.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import replace
 from gridcore.platforms import PLATFORMS
 from gridcore.protocol import TaskDefinition, TaskGuard
 from hub.errors import CanaryRunning, NoCanaryNodes, NothingPending
+from hub.observed import Instant
 from hub.registry import Node
 from hub.tasklist import Canary, TaskList
 
@@ -91,8 +92,8 @@ def abort(tasks: TaskList, task: str | None = None) -> TaskList:
     return replace(tasks, canary=None)
 
 
-def judge(canary: Canary, nodes: Mapping[str, Node | None], now: float) -> Canary | str:
-    """The canary as it stands `now` (seconds since the epoch), the very same if nothing is new, or the reason
+def judge(canary: Canary, nodes: Mapping[str, Node | None], now: Instant) -> Canary | str:
+    """The canary as it stands `now`, the very same if nothing is new, or the reason
     why it must be given up, in nodes' own words: mask it before anybody sees it.
 
     Once it is healthy it waits for somebody's decision, whatever becomes of its nodes.
@@ -106,13 +107,13 @@ def judge(canary: Canary, nodes: Mapping[str, Node | None], now: float) -> Canar
             return f"node {node_id} {failure}"
     waited_for = [node_id for node_id, node in found if node is None or not _is_up(canary, node)]
     if not waited_for:
-        up_since = now if canary.up_since is None else canary.up_since
-        is_healthy = now - up_since >= canary.healthy_after
+        up_since = now.wall if canary.up_since is None else canary.up_since
+        is_healthy = now.wall - now.unbroken(up_since) >= canary.healthy_after
         after = replace(canary, up_since=up_since, is_healthy=is_healthy)
         return canary if after == canary else after
     if canary.up_since is not None:
-        return replace(canary, up_since=None, waits_since=now)
-    if now - canary.clock >= canary.start_within:
+        return replace(canary, up_since=None, waits_since=now.wall)
+    if now.wall - now.unbroken(canary.clock) >= canary.start_within:
         return f"node {waited_for[0]} was not running it after {canary.start_within:g} s"
     return canary
 

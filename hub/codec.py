@@ -12,10 +12,9 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 from gridcore.protocol import TaskDefinition
-from hub import registry
 from hub.access import Role, SigningKey, TokenRecord
 from hub.events import Event
-from hub.registry import DrainOrder, Instant, Live, Node, NodeRecord, Presence, StopOrder
+from hub.registry import DrainOrder, Live, Node, NodeRecord, Presence, StopOrder
 from hub.reports import ContainerState, LastExit, NodeError
 from hub.tasklist import Canary, Task, TaskList, TaskStatus
 
@@ -113,9 +112,14 @@ def _load_container(kept: Mapping[str, Any]) -> ContainerState:
     return ContainerState(**{**kept, "last_exit": LastExit(**ended) if ended else None})
 
 
-def restore_node(record: Mapping[str, Any], live: Mapping[str, Any], now: Instant) -> Node:
-    """A node as a starting hub finds it: heard just now by the clock that just started."""
-    return registry.restore(load_record(record), load_live(live, now.monotonic), now)
+def restore_node(
+    record: Mapping[str, Any], live: Mapping[str, Any], now: float = 0.0, heard: float | None = None
+) -> Node:
+    """A node as a starting hub finds it; times by the clock of `observed.py`. One that is Online was heard
+    `now`, whenever that was; one that is not was `heard` then, or is taken for heard now."""
+    loaded = load_record(record)
+    is_absent = loaded.presence is not Presence.ONLINE and heard is not None
+    return Node(loaded, load_live(live, min(heard or 0.0, now) if is_absent else now))
 
 
 def dump_token(token: TokenRecord) -> dict[str, Any]:

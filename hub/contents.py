@@ -10,6 +10,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,6 @@ from hub.registry import Node
 from hub.sqlite_events import read_events
 from hub.state import EVERYONE, Change, Moment, Operation, Outcome, View
 from hub.store import Store
-from hub.store_local import read_clock
 from hub.tasklist import TaskList
 
 AT_ONCE = 500
@@ -89,10 +89,10 @@ def read_database(path: Path) -> Contents:
             )
         database.execute("PRAGMA query_only = ON")
         database.execute("BEGIN")  # one transaction: whatever is written meanwhile is not seen
-        now = read_clock()
+        taken = time.time()
         tasks = read_tasks(database)
-        nodes, tokens, keys, _marks = read_rest(database, now)
-        return Contents(now.wall, tasks, nodes, keys, tokens, list(read_events(database)))
+        nodes, tokens, keys, _marks = read_rest(database)
+        return Contents(taken, tasks, nodes, keys, tokens, list(read_events(database)))
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 async def read_store(store: Store) -> Contents:
     """The contents of an open store; what changes meanwhile may be in it or not. Raises StoreUnavailable."""
-    taken, events, place = read_clock().wall, list[Event](), ""
+    taken, events, place = time.time(), list[Event](), ""
     while page := await store.events(EventQuery(after=place, limit=MOST_EVENTS)):
         events.extend(recorded.event for recorded in page)
         place = page[-1].id
@@ -147,14 +147,22 @@ async def fill(store: Store, contents: Contents) -> TaskList:
     for tokens in _portions(contents.tokens):
         await store.run(_put(Change(tokens={token.id: token for token in tokens})))
     for nodes in _portions(contents.nodes):
-        await store.run(_put(Change(nodes={node.record.id: node for node in nodes})))
+        await store.run(_take_in(nodes))
     return await store.run(_restore_tasks(contents))
 
 
 def _put(change: Change) -> Operation[None]:
-    return Operation(
-        lambda _view, _at: Outcome(None, change), nodes=tuple(change.nodes), tokens=tuple(change.tokens)
-    )
+    return Operation(lambda _view, _at: Outcome(None, change), tokens=tuple(change.tokens))
+
+
+def _take_in(nodes: Sequence[Node]) -> Operation[None]:
+    """Put nodes in as if they had been heard now: when that was by the clock of another hub says nothing."""
+
+    def decide(_view: View, at: Moment) -> Outcome[None]:
+        heard = (replace(node, live=replace(node.live, heard=at.now.monotonic)) for node in nodes)
+        return Outcome(None, Change(nodes={node.record.id: node for node in heard}))
+
+    return Operation(decide, nodes=tuple(node.record.id for node in nodes))
 
 
 def _restore_tasks(contents: Contents) -> Operation[TaskList]:

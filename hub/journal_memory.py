@@ -22,7 +22,7 @@ class MemoryJournal:
     async def commit(self, change: Change) -> None:
         self._events.extend(Recorded(str(next(self._numbers)), event) for event in change.events)
 
-    async def keep_live(self, nodes: Sequence[Node]) -> None:
+    async def keep_live(self, nodes: Sequence[Node], observed: float) -> None:
         pass
 
     async def events(self, query: EventQuery) -> Sequence[Recorded]:

@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,8 @@ from gridcore.files import FileInUse, FileLock
 from hub import codec
 from hub.errors import StoreUnavailable
 from hub.events import EventQuery, Recorded
-from hub.registry import Instant, Node
+from hub.observed import Instant
+from hub.registry import Node
 from hub.sqlite_events import add_events, find_events
 from hub.state import Change, State
 from hub.store_local import LocalStore, new_entropy, read_clock
@@ -57,6 +58,13 @@ CREATE INDEX events_by_time ON events (time)
 """
 """What files of 1 and 2 lack; in columns of its own stands what events are filtered by."""
 
+HEARD = "CREATE TABLE IF NOT EXISTS heard (id TEXT PRIMARY KEY, at REAL NOT NULL)"
+"""When nodes were heard, by the clock of `observed.py`; under CLOCK how far that has come. A table that an
+earlier hub of this schema does not know, and leaves alone."""
+
+CLOCK = ""
+PUT_HEARD = "INSERT OR REPLACE INTO heard VALUES (?, ?)"
+
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for another program (a backup, an `sqlite3` shell) that has the file locked."""
 
@@ -69,7 +77,7 @@ async def open_sqlite(path: Path, clock: Callable[[], Instant] = read_clock) -> 
     """
     journal = SqliteJournal(path)
     try:
-        return LocalStore(await journal.open(clock()), journal, clock=clock)
+        return LocalStore(await journal.open(), journal, clock=clock)
     except BaseException:
         await journal.close()
         raise
@@ -85,16 +93,16 @@ class SqliteJournal:
         self._connection: sqlite3.Connection | None = None
         self._kept = TaskList(revision="")  # the list as the file has it: only what differs is written
 
-    async def open(self, now: Instant) -> State:
+    async def open(self) -> State:
         """Lock, make or check the file, and read the state from it. Raises ConfigError."""
-        return await self._in_thread(lambda: self._open(now))
+        return await self._in_thread(self._open)
 
     async def commit(self, change: Change) -> None:
         await self._in_thread(lambda: self._transaction(lambda database: self._write(database, change)))
         if change.tasks is not None:
             self._kept = change.tasks
 
-    async def keep_live(self, nodes: Sequence[Node]) -> None:
+    async def keep_live(self, nodes: Sequence[Node], observed: float) -> None:
         rows = [(node.live, node.record.id) for node in nodes]
 
         def update(database: sqlite3.Connection) -> None:
@@ -102,6 +110,8 @@ class SqliteJournal:
                 "UPDATE nodes SET live = ? WHERE id = ?",
                 ((codec.live_text(live), node_id) for live, node_id in rows),
             )
+            heard = ((node_id, live.heard) for live, node_id in rows)
+            database.executemany(PUT_HEARD, [(CLOCK, observed), *heard])
 
         await self._in_thread(lambda: self._transaction(update))
 
@@ -123,7 +133,7 @@ class SqliteJournal:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _open(self, now: Instant) -> State:
+    def _open(self) -> State:
         try:
             self._lock = lock_database(self._path)
             # Made by us and not by SQLite, so that no moment exists in which others can read it.
@@ -139,7 +149,7 @@ class SqliteJournal:
                 "Make its directory, let this user write there, or name another file"
             ) from None
         try:
-            return self._load(now)
+            return self._load()
         except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0] if isinstance(error, sqlite3.Error) else type(error).__name__
             raise ConfigError(
@@ -147,7 +157,7 @@ class SqliteJournal:
                 "or move it away to begin with no tasks and no nodes"
             ) from None
 
-    def _load(self, now: Instant) -> State:
+    def _load(self) -> State:
         database = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT, isolation_level=None)
         self._connection = database
         (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -167,8 +177,12 @@ class SqliteJournal:
             raise sqlite3.DatabaseError(f"the file is damaged: {health}")
         if version < SCHEMA_VERSION:
             self._transaction(lambda database: _bring_up(database, version))
+        self._transaction(lambda database: database.execute(HEARD))
         self._kept = read_tasks(database)
-        return State(self._kept, *read_rest(database, now))
+        heard: dict[str, float] = dict(database.execute("SELECT id, at FROM heard"))
+        # What was heard after the clock was last kept says how far it had come as well.
+        observed = max(heard.values(), default=0.0)
+        return State(self._kept, *read_rest(database, observed, heard), observed)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._connection is None:
@@ -190,12 +204,14 @@ class SqliteJournal:
         for node_id, node in change.nodes.items():
             if node is None:
                 database.execute("DELETE FROM nodes WHERE id = ?", (node_id,))
+                database.execute("DELETE FROM heard WHERE id = ?", (node_id,))
             else:
                 database.execute(
                     "INSERT INTO nodes VALUES (?, ?, ?) "
                     "ON CONFLICT (id) DO UPDATE SET record = excluded.record, live = excluded.live",
                     (node_id, json.dumps(codec.dump_record(node.record)), codec.live_text(node.live)),
                 )
+                database.execute(PUT_HEARD, (node_id, node.live.heard))
         for token_id, token in change.tokens.items():
             _put(database, "tokens", token_id, codec.dump_token(token) if token else None)
         for key_id, key in change.keys.items():
@@ -307,16 +323,19 @@ def read_tasks(database: sqlite3.Connection) -> TaskList:
     return codec.load_list({**json.loads(more), "revision": revision}, tuple(tasks))
 
 
-def read_rest(database: sqlite3.Connection, now: Instant) -> tuple[Any, Any, Any, Any]:
-    """The nodes, the tokens, the keys and the marks, each in the order in which they came."""
+def read_rest(
+    database: sqlite3.Connection, now: float = 0.0, heard: Mapping[str, float] | None = None
+) -> tuple[Any, Any, Any, Any]:
+    """The nodes, the tokens, the keys and the marks, each in the order in which they came; when nodes were
+    `heard` and what is `now`, by the clock of `observed.py`."""
 
     def records(table: str) -> dict[str, Any]:
         rows = database.execute(f"SELECT id, record FROM {table} ORDER BY rowid")  # noqa: S608  our own table names
         return {key: json.loads(record) for key, record in rows}
 
     nodes = [
-        codec.restore_node(json.loads(record), json.loads(live), now)
-        for record, live in database.execute("SELECT record, live FROM nodes ORDER BY rowid")
+        codec.restore_node(json.loads(record), json.loads(live), now, (heard or {}).get(node_id))
+        for node_id, record, live in database.execute("SELECT id, record, live FROM nodes ORDER BY rowid")
     ]
     tokens = [codec.load_token(record) for record in records("tokens").values()]
     return nodes, tokens, [codec.load_key(record) for record in records("keys").values()], records("marks")

@@ -225,7 +225,7 @@ def _one(node: Node) -> Change:
 
 
 def sweep(node_ids: tuple[str, ...], retention: float) -> Operation[Swept]:
-    """Of these nodes, call the silent ones Offline, and forget those not seen for `retention` seconds."""
+    """Of these nodes, call the silent ones Offline, and forget those absent for `retention` seconds."""
 
     def decide(view: View, at: Moment) -> Outcome[Swept]:
         nodes = [node for node in map(view.node, node_ids) if node is not None]
@@ -234,7 +234,8 @@ def sweep(node_ids: tuple[str, ...], retention: float) -> Operation[Swept]:
         changed: dict[str, Node | None] = {node.record.id: node for node in silent}
         changed |= {node.record.id: None for node in forgotten}
         before = view.mark(SILENCE)
-        silence, lost = gather_silence(before, list(ids_of(silent)), at.now.wall)
+        silence, told = gather_silence(before, list(ids_of(silent)), at.now.wall)
+        lost = None if told is None else _still_lost(view, told, frozenset(ids_of(silent)))
         events = tell_nodes(at, "nodes-forgotten", forgotten)
         if lost is not None:
             node_id = lost["nodes"][0] if lost["count"] == 1 else None
@@ -246,21 +247,35 @@ def sweep(node_ids: tuple[str, ...], retention: float) -> Operation[Swept]:
 
 
 def gather_silence(kept: Mark | None, silent: list[str], now: float) -> tuple[Mark | None, Mark | None]:
-    """What is kept of nodes that fell silent, and what is told of them now, if anything.
+    """What is kept of nodes that fell silent, and those of which it is to be told now, if anything is.
 
     Half a fleet that is lost at once was last heard at different moments, so it falls silent in several
     sweeps. It is told as one event, once no more follow.
     """
     if silent:
         had = kept or {"since": now, "count": 0, "nodes": []}
-        names = [*had["nodes"], *silent][:NODES_NAMED]
-        kept = {**had, "last": now, "count": had["count"] + len(silent), "nodes": names}
+        count = had["count"] + len(silent)
+        kept = {**had, "last": now, "count": count, "nodes": [*had["nodes"], *silent]}
     if kept is None:
         return None, None
     is_quiet = not silent and not 0 <= now - kept["last"] < QUIET
     if not is_quiet and 0 <= now - kept["since"] < LONGEST_SILENCE:
         return kept, None
-    return None, {"count": kept["count"], "nodes": kept["nodes"]}
+    return None, kept
+
+
+def _still_lost(view: View, silence: Mark, silent: frozenset[str]) -> Mark | None:
+    """What is told of nodes that fell silent, some of them right now: of those that are still Offline. None
+    if all are back."""
+
+    def is_lost(node_id: str) -> bool:
+        node = view.node(node_id)
+        return node_id in silent or (node is not None and node.record.presence is Presence.OFFLINE)
+
+    lost = list(filter(is_lost, dict.fromkeys(silence["nodes"])))
+    # A hub of an earlier version named only a few of them.
+    count = silence["count"] - len(silence["nodes"]) + len(lost)
+    return {"count": count, "nodes": lost[:NODES_NAMED]} if count > 0 else None
 
 
 def note(*events: Event) -> Operation[None]:
@@ -269,14 +284,17 @@ def note(*events: Event) -> Operation[None]:
 
 
 def take_lease(name: str, holder: str, seconds: float) -> Operation[bool]:
-    """Whether this holder has the lease, now for `seconds` more: of several hubs one does a thing."""
+    """Whether this holder has the lease, now for `seconds` more: of several hubs one does a thing.
+
+    One that ends later than it could was taken by a clock that has been set back since, and binds nobody.
+    """
 
     def decide(view: View, at: Moment) -> Outcome[bool]:
         kept = view.mark(name)
-        is_free = kept is None or kept["holder"] == holder or kept["until"] <= at.now.wall
-        if not is_free:
+        now = at.now.wall
+        if kept is not None and kept["holder"] != holder and now < kept["until"] <= now + seconds:
             return Outcome(False)
-        mark = {"holder": holder, "until": at.now.wall + seconds}
+        mark = {"holder": holder, "until": now + seconds}
         return Outcome(True, Change(marks={name: mark}))
 
     return Operation(decide, marks=(name,))

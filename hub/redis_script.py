@@ -8,6 +8,7 @@ All keys begin with one prefix, whose part in braces puts them into one slot of 
     nodes, live     hashes: id → what is known of a node, what it last reported
     joined          sorted set: id by the order in which nodes first came
     online          sorted set: id by the logical clock when the node was heard; its members are Online
+    absent          sorted set: id by the logical clock when the node was last heard; all that are not Online
     gone            set: nodes that deregistered
     seen            sorted set: id by the time when the node was heard, for people
     nudge           set: nodes whose held request is to end once; `?` before the id: for a question
@@ -15,10 +16,10 @@ All keys begin with one prefix, whose part in braces puts them into one slot of 
     events          stream
     asked:<node>    hash, for seconds: questions for logs (`logdesk_redis.py`)
 
-**The logical clock** counts the seconds in which at least one hub could speak to Redis: a sweep, which every
-hub does every few seconds, adds what has passed by Redis' own clock, never less than nothing and never more
-than MOST_PASSED. More than that means that hubs or Redis were away, or that a clock was set: then nobody is
-called Offline for a whole span, as after the start of a hub that is alone.
+**The logical clock** is that of `observed.py`, for all hubs together: a sweep, which every hub does every
+few seconds, adds what has passed by Redis' own clock, never less than nothing and never more than
+MOST_PASSED. More than that means that hubs or Redis were away, or that a clock was set: then nobody is called
+Offline for a whole span, counted from `grace`.
 
 **A write** holds several changes, each with what it rests on: versions and texts as they were read. One that
 rests on what is no longer so is left out, and whoever decided it looks again. What is told to other hubs is
@@ -30,10 +31,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 1
+from hub.observed import MOST_PASSED
 
-MOST_PASSED = 10
-"""Seconds that the logical clock goes on between two sweeps at most."""
+SCHEMA_VERSION = 1
 
 _BASE = """#!lua
 local P = string.sub(KEYS[1], 1, -6)
@@ -48,7 +48,7 @@ local function read_clock(at)
   end
   local kept = redis.call('HMGET', state, 'clock', 'ticked')
   local passed = wall - (kept[2] or wall)
-  local is_gap = passed > MOST_PASSED
+  local is_gap = math.abs(passed) > MOST_PASSED
   passed = math.max(0, math.min(passed, MOST_PASSED))
   return (kept[1] or 0) + passed, wall, is_gap
 end
@@ -87,7 +87,8 @@ return redis.call('HGET', state, 'schema')
 _READ = """
 local at, known_list, known_access = ARGV[1], ARGV[2], ARGV[3]
 local wanted = cjson.decode(ARGV[4])
-local clock, wall = read_clock(at)
+local clock, wall, is_gap = read_clock(at)
+local since = is_gap and clock or tonumber(redis.call('HGET', state, 'grace') or 0)
 local kept = redis.call('HMGET', state, 'list', 'head', 'access', 'notices')
 local head, tasks, keys, revoked = false, false, false, false
 if kept[1] ~= known_list then head, tasks = kept[2], redis.call('HVALS', P .. 'tasks') end
@@ -100,7 +101,8 @@ for _, id in ipairs(wanted.nodes) do
   if record then
     nodes[#nodes + 1] = {
       id, record, redis.call('HGET', P .. 'live', id), presence(id),
-      redis.call('ZSCORE', P .. 'online', id) or '0', redis.call('ZSCORE', P .. 'seen', id) or '0',
+      redis.call('ZSCORE', P .. 'online', id) or redis.call('ZSCORE', P .. 'absent', id) or text(clock),
+      redis.call('ZSCORE', P .. 'seen', id) or '0',
       redis.call('SISMEMBER', P .. 'nudge', id)
     }
   end
@@ -114,7 +116,7 @@ local function find(hash)
   return found
 end
 return {
-  text(clock), text(wall), kept[4], kept[1], head, tasks, kept[3], keys, revoked,
+  text(clock), text(wall), text(since), kept[4], kept[1], head, tasks, kept[3], keys, revoked,
   nodes, find('tokens'), find('marks')
 }
 """
@@ -141,7 +143,7 @@ local function put_node(node)
   local id = node.id
   if node.drop then
     for _, hash in ipairs({'nodes', 'live'}) do redis.call('HDEL', P .. hash, id) end
-    for _, sorted in ipairs({'online', 'seen', 'joined'}) do redis.call('ZREM', P .. sorted, id) end
+    for _, sorted in ipairs({'online', 'absent', 'seen', 'joined'}) do redis.call('ZREM', P .. sorted, id) end
     redis.call('SREM', P .. 'gone', id)
     redis.call('SREM', P .. 'nudge', id, '?' .. id)
     return
@@ -156,8 +158,11 @@ local function put_node(node)
   if node.seen then redis.call('ZADD', P .. 'seen', node.seen, id) end
   if node.presence == 'online' then
     redis.call('SREM', P .. 'gone', id)
+    redis.call('ZREM', P .. 'absent', id)
     if node.heard then redis.call('ZADD', P .. 'online', 'GT', node.heard, id) end
   else
+    local heard = redis.call('ZSCORE', P .. 'online', id) or node.heard
+    if heard then redis.call('ZADD', P .. 'absent', heard, id) end
     redis.call('ZREM', P .. 'online', id)
     redis.call(node.presence == 'gone' and 'SADD' or 'SREM', P .. 'gone', id)
   end
@@ -216,6 +221,7 @@ function touches.hear(id)
   if before == 'gone' then return 0 end
   redis.call('ZADD', P .. 'online', 'GT', text(clock), id)
   redis.call('ZADD', P .. 'seen', text(wall), id)
+  if before == 'offline' then redis.call('ZREM', P .. 'absent', id) end
   return before == 'offline' and 1 or 0
 end
 
@@ -252,31 +258,60 @@ local silent = {}
 if clock - redis.call('HGET', state, 'grace') >= span then
   silent = redis.call('ZRANGEBYSCORE', P .. 'online', '-inf', text(clock - span))
 end
+for _, id in ipairs(silent) do
+  redis.call('ZADD', P .. 'absent', redis.call('ZSCORE', P .. 'online', id), id)
+  redis.call('ZREM', P .. 'online', id)
+end
 local kept = redis.call('HMGET', state, 'silent', 'silent_since', 'silent_last')
 local count, since, last = tonumber(kept[1] or 0), tonumber(kept[2] or wall), tonumber(kept[3] or wall)
 if count == 0 then since = wall end
 if #silent > 0 then
-  for _, id in ipairs(silent) do redis.call('ZREM', P .. 'online', id) end
-  for place = 1, math.min(#silent, most - count) do redis.call('RPUSH', P .. 'silent', silent[place]) end
+  for _, id in ipairs(silent) do redis.call('RPUSH', P .. 'silent', id) end
   count, last = count + #silent, wall
   redis.call('HSET', state, 'silent', count, 'silent_since', text(since), 'silent_last', text(last))
 end
--- As `operations.gather_silence` has it: one event about all that fall silent together.
+-- As `operations.gather_silence` has it: one event about all that fall silent together, and are not back.
 local is_quiet = #silent == 0 and not (wall >= last and wall - last < quiet)
 local is_told = count > 0 and (is_quiet or not (wall >= since and wall - since < longest))
 if is_told then
-  local told = cjson.decode(event)
-  told.time, told.detail.count, told.detail.nodes = wall, count, redis.call('LRANGE', P .. 'silent', 0, -1)
-  if count == 1 then told.node = told.detail.nodes[1] end
+  local lost, seen = {}, {}
+  local names = redis.call('LRANGE', P .. 'silent', 0, -1)
+  for _, id in ipairs(names) do
+    if not seen[id] and presence(id) == 'offline' and redis.call('HEXISTS', P .. 'nodes', id) == 1 then
+      lost[#lost + 1] = id
+    end
+    seen[id] = true
+  end
+  count = count - #names + #lost
   redis.call('HDEL', state, 'silent', 'silent_since', 'silent_last')
   redis.call('DEL', P .. 'silent')
-  add_event(cjson.encode(told), math.floor(wall * 1000))
-  tell({by = hub, wake = {}, audit = true})
+  is_told = count > 0
+  if is_told then
+    local told = cjson.decode(event)
+    told.time, told.detail.count, told.detail.nodes = wall, count, {}
+    for place = 1, math.min(#lost, most) do told.detail.nodes[place] = lost[place] end
+    if count == 1 then told.node = lost[1] end
+    add_event(cjson.encode(told), math.floor(wall * 1000))
+    tell({by = hub, wake = {}, audit = true})
+  end
+end
+-- Those that went absent under a hub which keeps no account of it are so from now on.
+local cards = {}
+for _, sorted in ipairs({'seen', 'online', 'absent'}) do cards[sorted] = redis.call('ZCARD', P .. sorted) end
+if cards.seen > cards.online + cards.absent then
+  for _, id in ipairs(redis.call('ZRANGE', P .. 'seen', 0, -1)) do
+    local is_online = redis.call('ZSCORE', P .. 'online', id)
+    if not is_online then redis.call('ZADD', P .. 'absent', 'NX', text(clock), id) end
+  end
 end
 local old = {}
-local before = text(wall - retention)
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'seen', '-inf', before, 'LIMIT', 0, 500)) do
-  if not redis.call('ZSCORE', P .. 'online', id) then old[#old + 1] = id end
+local before = text(clock - retention)
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'absent', '-inf', before, 'LIMIT', 0, 500)) do
+  if redis.call('ZSCORE', P .. 'online', id) or redis.call('HEXISTS', P .. 'nodes', id) == 0 then
+    redis.call('ZREM', P .. 'absent', id)
+  else
+    old[#old + 1] = id
+  end
 end
 return {silent, old, is_told and 1 or 0}
 """

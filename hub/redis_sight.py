@@ -17,11 +17,11 @@ from gridcore.errors import ConfigError
 from hub import codec
 from hub.batcher import Batcher
 from hub.errors import StoreUnavailable
+from hub.observed import Instant
 from hub.redis_link import Command, RedisLink
 from hub.redis_rows import Known, Snapshot, number_of, read_access, read_list, read_row
 from hub.redis_script import OPEN, READ, SCHEMA_VERSION, Script
 from hub.redis_url import RedisTarget
-from hub.registry import Instant
 from hub.state import AUDIT, EVERYONE
 from hub.store import Wake
 from hub.tasklist import Task, TaskList
@@ -94,7 +94,7 @@ class Sight:
         read, session = replace(self.known), self.link.number
         command = self.script(READ, self.at, read.list_version, read.access_version, wanted)
         (answer,) = await self.link.ask(command)
-        clock, wall, notices, version, head, tasks, access_version, keys, revoked, *found = answer
+        clock, wall, since, notices, version, head, tasks, access_version, keys, revoked, *found = answer
         rows, token_texts, mark_texts = found
         if version is None:
             self.link.lose("what it kept is gone")
@@ -108,7 +108,7 @@ class Sight:
             if number_of(read.access_version) >= number_of(self.known.access_version):
                 self.known.access_version, self.known.access = read.access_version, read.access
         snapshot = Snapshot(read, dict(map(read_row, rows)), dict(token_texts), dict(mark_texts))
-        return snapshot, Instant(float(clock), float(wall)), int(notices)
+        return snapshot, Instant(float(clock), float(wall), float(since)), int(notices)
 
     # --- The link's session --------------------------------------------------------------------------------
 

@@ -4,8 +4,8 @@ Everything is about one node and pure: a node goes in, a node comes out, `now` i
 values. Its *record* is kept on disk before anybody is told of a change. What is *live* (when it was heard,
 what it last reported) changes with every heartbeat, and a heartbeat must not cost a disk write.
 
-Silence is measured by a monotonic clock that starts anew with the hub, so that neither a restart nor a step
-of the wall clock calls a node Offline: a node that was Online when the hub stopped gets a fresh minute.
+Silence is measured by a clock that goes only while a hub is there to hear (`observed.py`), so that neither a
+restart, a pause nor a step of the wall clock calls a node Offline or has it forgotten.
 """
 
 from __future__ import annotations
@@ -13,21 +13,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from gridcore.platforms import canonical_platform, platform_of
 from gridcore.protocol import MAX_ERRORS, HeartbeatRequest, RegisterRequest
+from hub.observed import Instant
 from hub.reports import ContainerState, NodeError, read_containers
 
 OFFLINE_AFTER = 60.0
 """Seconds without a word after which a node is Offline."""
-
-
-class Instant(NamedTuple):
-    """One moment by the hub's two clocks, both in seconds: for spans, and for people (since the epoch)."""
-
-    monotonic: float
-    wall: float
 
 
 class Presence(StrEnum):
@@ -145,7 +139,7 @@ class NodeRecord:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What changes with every message; `heard` is monotonic, `last_seen` is for people."""
+    """What changes with every message; `heard` is by the clock of `observed.py`, `last_seen` for people."""
 
     heard: float
     last_seen: float
@@ -314,8 +308,8 @@ def deregister(node: Node) -> Node:
 
 
 def is_silent(node: Node, now: Instant) -> bool:
-    """Whether an Online node has not been heard for so long that it is Offline."""
-    return node.is_online and now.monotonic - node.live.heard >= OFFLINE_AFTER
+    """Whether an Online node has not been heard for so long, without a gap, that it is Offline."""
+    return node.is_online and now.monotonic - max(node.live.heard, now.since) >= OFFLINE_AFTER
 
 
 def fall_silent(node: Node) -> Node:
@@ -324,13 +318,8 @@ def fall_silent(node: Node) -> Node:
 
 
 def is_forgotten(node: Node, retention: float, now: Instant) -> bool:
-    """Whether a node that is not Online was last seen more than `retention` seconds ago."""
-    return not node.is_online and now.wall - node.live.last_seen > retention
-
-
-def restore(record: NodeRecord, live: Live, now: Instant) -> Node:
-    """A node as a starting hub finds it on disk: heard just now by the clock that just started."""
-    return Node(record, replace(live, heard=now.monotonic, nudged=False))
+    """Whether a node that is not Online could have been heard for more than `retention` seconds since."""
+    return not node.is_online and now.monotonic - node.live.heard > retention
 
 
 def _moved(

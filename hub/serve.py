@@ -11,7 +11,6 @@ import gc
 import resource
 import signal
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -34,6 +33,7 @@ from hub.metrics import Counts
 from hub.news import News, log_nodes, tell
 from hub.pace import Pace
 from hub.refusals import Refusals, tell_refusals
+from hub.retention import EVENTS, TOKENS, look_back
 from hub.settings import HubSettings
 from hub.state import ids_of
 from hub.store import Store
@@ -56,6 +56,9 @@ FLUSH_INTERVAL = 300.0
 
 CLEAN_INTERVAL = 3600.0
 """Seconds between two looks for what has been kept long enough."""
+
+SURE = 86_400.0
+"""Seconds for which it must have been late enough, before a token is taken for over for good."""
 
 log = structlog.get_logger()
 
@@ -148,8 +151,12 @@ async def _run(
         await look_at_canary(store)
 
     async def clean_up() -> None:
-        await store.forget_events(time.time() - settings.event_retention)
-        await store.run(token_operations.drop_expired(await store.tokens(), time.time()))
+        before = await store.run(look_back(EVENTS, settings.event_retention))
+        if before is not None:
+            await store.forget_events(before)
+        past = await store.run(look_back(TOKENS, SURE))
+        if past is not None:
+            await store.run(token_operations.drop_expired(await store.tokens(), past))
 
     async def repeat(step: Callable[[], Awaitable[None]], interval: float) -> None:
         await _repeat(step, interval, stopping, counts)

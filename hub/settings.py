@@ -84,7 +84,7 @@ class HubSettings(BaseModel):
     """`text` for people and the journal, `json` for machines; on standard error."""
 
     node_retention_days: float = Field(default=30, gt=0, le=36_500)
-    """Days after which a node that was not seen any more is forgotten."""
+    """Days after which a node that is Offline is forgotten; only time in which a hub ran counts."""
 
     event_retention_days: float = Field(default=90, gt=0, le=36_500)
     """Days after which the audit trail forgets an event."""

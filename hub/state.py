@@ -13,7 +13,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from hub.access import Access, SigningKey, TokenRecord
 from hub.events import HUB, Actor, Event
-from hub.registry import Instant, Node
+from hub.observed import Instant
+from hub.registry import Node
 from hub.tasklist import TaskList
 
 T_co = TypeVar("T_co", covariant=True)
@@ -104,8 +105,11 @@ class State:
         tokens: Iterable[TokenRecord] = (),
         keys: Iterable[SigningKey] = (),
         marks: Mapping[str, Mark] | None = None,
+        observed: float = 0.0,
     ) -> None:
+        """`observed` is how far the clock of `observed.py` had come when this was kept."""
         self.tasks = tasks
+        self.observed = observed
         self._nodes = {node.record.id: node for node in nodes}
         self._tokens = {token.id: token for token in tokens}
         self._marks = dict(marks or {})

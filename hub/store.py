@@ -55,7 +55,8 @@ class Store(Protocol):
         """Whether an untold order waits that has ended no held request yet; True only once an order."""
 
     async def sweep(self, retention: float) -> Swept:
-        """Call silent nodes Offline, forget those not seen for `retention` seconds."""
+        """Call silent nodes Offline, forget those that were absent for `retention` seconds; what counts is
+        only time in which a hub could have heard them."""
 
     @property
     def access(self) -> Access:

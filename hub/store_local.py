@@ -20,13 +20,17 @@ from hub.access import Access, TokenRecord
 from hub.errors import StoreUnavailable, UnknownNode
 from hub.events import HUB, Actor, EventQuery, Recorded
 from hub.journal_memory import MemoryJournal
+from hub.observed import Instant, ObservedClock
 from hub.operations import Swept
-from hub.registry import Instant, Node
+from hub.registry import Node
 from hub.state import AUDIT, Change, Draft, Moment, Operation, Outcome, State
 from hub.store import Wake
 from hub.tasklist import TaskList
 
 T = TypeVar("T")
+
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux has one that goes on while the machine is suspended."""
 
 
 class Journal(Protocol):
@@ -35,8 +39,9 @@ class Journal(Protocol):
     async def commit(self, change: Change) -> None:
         """Keep a change; it is on disk when this returns."""
 
-    async def keep_live(self, nodes: Sequence[Node]) -> None:
-        """Keep the live part of nodes that are known already, and nothing else of them."""
+    async def keep_live(self, nodes: Sequence[Node], observed: float) -> None:
+        """Keep the live part of nodes that are known already, and nothing else of them; and how far the clock
+        of `observed.py` has come."""
 
     async def events(self, query: EventQuery) -> Sequence[Recorded]:
         """The part of the audit trail that was asked for."""
@@ -49,8 +54,8 @@ class Journal(Protocol):
 
 
 def read_clock() -> Instant:
-    """This moment, by the machine's two clocks."""
-    return Instant(time.monotonic(), time.time())
+    """This moment, by the machine's two clocks; the first goes on while the machine is suspended."""
+    return Instant(time.clock_gettime(_STEADY), time.time())
 
 
 def new_entropy() -> int:
@@ -84,7 +89,7 @@ class LocalStore:
     ) -> None:
         self._state = state
         self._journal = journal
-        self._clock = clock
+        self._clock = ObservedClock(clock, state.observed)
         self._entropy = entropy
         self._new_id = node_id
         self._wake: Wake = _wake_nobody
@@ -95,6 +100,10 @@ class LocalStore:
 
     def listen(self, wake: Wake) -> None:
         self._wake = wake
+
+    def observe(self) -> Instant:
+        """Note that the hub is there to hear its nodes; this moment."""
+        return self._clock.look()
 
     async def tasks(self) -> TaskList:
         return self._state.tasks
@@ -136,7 +145,7 @@ class LocalStore:
         return await self._journal.forget_events(before)
 
     async def run(self, operation: Operation[T], by: Actor = HUB) -> T:
-        moment = Moment(self._clock(), self._entropy, self._new_id, by)
+        moment = Moment(self.observe(), self._entropy, self._new_id, by)
         # A node that is being written has a newer record than the state shows: its operations wait in line.
         if not self._queue and self._being_written.isdisjoint(operation.nodes):
             outcome = operation.decide(self._state, moment)
@@ -153,10 +162,8 @@ class LocalStore:
     async def flush(self) -> None:
         dirty, self._dirty = self._dirty, set()
         nodes = [node for node_id in dirty if (node := self._state.node(node_id)) is not None]
-        if not nodes:
-            return
         try:
-            await self._journal.keep_live(nodes)
+            await self._journal.keep_live(nodes, self.observe().monotonic)
         except StoreUnavailable:
             self._dirty |= dirty
             raise

@@ -216,7 +216,7 @@ def judge_canary(known: Canary) -> Operation[str | None]:
         canary = view.tasks.canary
         if canary is None or canary.nodes != known.nodes or view.tasks.is_held:
             return Outcome(None)
-        verdict = trying.judge(canary, {node_id: view.node(node_id) for node_id in canary.nodes}, at.now.wall)
+        verdict = trying.judge(canary, {node_id: view.node(node_id) for node_id in canary.nodes}, at.now)
         if isinstance(verdict, str):
             reason = hiding(view.tasks)(verdict)[:REASON_SHOWN]
             return Outcome("canary-aborted", *_abort(view, at, canary, reason))

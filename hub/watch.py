@@ -14,9 +14,9 @@ import structlog
 
 from gridcore.protocol import TaskDefinition, TaskGuard
 from hub.auto_finish import AUTO_FINISH, Quiet, finish_quiet, idle_of, is_over, longest_gap, watch_quiet
+from hub.observed import Instant
 from hub.progress import History, Sample
 from hub.queues import QueueEyes
-from hub.registry import Instant
 from hub.store import Store
 from hub.store_local import read_clock
 from hub.tasklist import Task, TaskList

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
 from itertools import count
@@ -13,9 +14,9 @@ from typing import Protocol
 import redis
 
 from hub.journal_sqlite import open_sqlite
-from hub.redis_script import MOST_PASSED, SWEEP
+from hub.observed import MOST_PASSED, Instant
+from hub.redis_script import SWEEP
 from hub.redis_url import RedisTarget, parse_redis
-from hub.registry import Instant
 from hub.store import Store
 from hub.store_local import LocalStore, open_memory
 from hub.store_redis import RedisStore, open_redis
@@ -28,11 +29,22 @@ class Clock:
 
     def __init__(self) -> None:
         self._now = Instant(monotonic=1_000.0, wall=1_700_000_000.0)
+        self.watch: Callable[[], object] = self.read
+        """What a hub that is there does every few seconds."""
 
     def read(self) -> Instant:
         return self._now
 
     def advance(self, seconds: float) -> None:
+        """Let time pass in which a hub is there."""
+        while seconds > 0:
+            step = min(seconds, MOST_PASSED)
+            self.pass_unseen(step)
+            self.watch()
+            seconds -= step
+
+    def pass_unseen(self, seconds: float) -> None:
+        """Let time pass in which no hub is there to hear: off, stopped or suspended."""
         self._now = Instant(self._now.monotonic + seconds, self._now.wall + seconds)
 
     def step_wall(self, seconds: float) -> None:
@@ -64,6 +76,7 @@ class Memory:
 
     async def open(self) -> Store:
         self._store = open_memory(clock=self.clock.read)
+        self.clock.watch = self._store.observe
         return self._store
 
     async def reopen(self) -> Store:
@@ -85,6 +98,7 @@ class Sqlite:
 
     async def open(self) -> Store:
         self._store = await open_sqlite(self._path, clock=self.clock.read)
+        self.clock.watch = self._store.observe
         return self._store
 
     async def reopen(self) -> Store:
@@ -108,22 +122,14 @@ class SharedClock(Clock):
         super().__init__()
         self._client = client
         self._state = f"{prefix}state"
-
-    def advance(self, seconds: float) -> None:
-        counted = min(seconds, 20 * MOST_PASSED)
-        while counted > 0:
-            step = min(counted, MOST_PASSED)
-            super().advance(step)
-            self._tick()
-            counted, seconds = counted - step, seconds - step
-        super().advance(max(0.0, seconds))
+        self.watch = self._sweep
 
     def restart(self) -> None:
         """Redis was away for a while."""
-        super().advance(2 * MOST_PASSED)
-        self._tick()
+        self.pass_unseen(2 * MOST_PASSED)
+        self._sweep()
 
-    def _tick(self) -> None:
+    def _sweep(self) -> None:
         never = 1e12
         arguments = (self.read().wall, "another", never, never, "{}", 20, never, never)
         self._client.eval(SWEEP.text, 1, self._state, *arguments)

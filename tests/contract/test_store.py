@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gridcore.protocol import HeartbeatRequest, RegisterRequest, TaskDefinition, TaskGuard
+from hub.contents import fill, read_store
 from hub.errors import NotCurrent, NothingPending, NothingRunning, NotSupported, TaskConflict, UnknownNode
 from hub.operations import (
     add_task,
@@ -22,10 +23,12 @@ from hub.operations import (
 )
 from hub.state import AUDIT, EVERYONE
 from hub.store import Store
+from hub.store_local import open_memory
 from hub.tasklist import TaskStatus
 from tests.contract.store_kinds import KINDS, StoreKind
 
 RETENTION = 30 * 86_400.0
+SHORT = 600.0
 REPORT = {
     "containers": [
         {
@@ -252,16 +255,74 @@ async def test_a_node_that_deregistered_is_not_heard_until_it_registers(store: S
 
 
 async def test_a_node_is_forgotten_after_the_retention(kind: StoreKind, store: Store) -> None:
-    await store.run(register(registration("a")))
-    await store.run(register(registration("b")))
+    for node_id in "abc":
+        await store.run(register(registration(node_id)))
     kind.clock.advance(60)
-    await store.sweep(RETENTION)
-    kind.clock.advance(RETENTION)
-    await store.run(register(registration("b")))
-    assert [node.record.id for node in (await store.sweep(RETENTION)).forgotten] == ["a"]
-    assert [node.record.id for node in await store.nodes()] == ["b"]
+    await store.sweep(SHORT)
+    await store.run(register(registration("c")))
+    await store.run(deregister("c"))
+    kind.clock.advance(SHORT - 60)
+    assert (await store.sweep(SHORT)).forgotten == ()
     kind.clock.advance(1)
+    await store.run(register(registration("b")))
+    assert [node.record.id for node in (await store.sweep(SHORT)).forgotten] == ["a"]
+    assert [node.record.id for node in await store.nodes()] == ["b", "c"]
+    kind.clock.advance(60)
+    assert [node.record.id for node in (await store.sweep(SHORT)).forgotten] == ["c"]
     assert (await (await kind.reopen()).nodes())[0].record.id == "b"
+
+
+@pytest.mark.parametrize("way", ["off", "clock set forward", "clock set forth and back", "held up"])
+async def test_time_in_which_no_hub_could_hear_makes_nobody_silent_or_forgotten(
+    kind: StoreKind, store: Store, way: str
+) -> None:
+    for node_id in ("on", "off", "left"):
+        await store.run(register(registration(node_id, agent_version="1")))
+    await store.run(order_drain("off"))
+    await store.run(deregister("left"))
+    for _ in range(5):
+        kind.clock.advance(15)
+        await store.run(heartbeat(beat("on")))
+    await store.sweep(SHORT)
+    assert [await status(store, name) for name in ("on", "off", "left")] == ["online", "offline", "gone"]
+    kind.clock.advance(50)
+    if way == "off":
+        await store.flush()
+        kind.clock.pass_unseen(40 * 86_400)
+        store = await kind.reopen()
+    elif way == "held up":
+        kind.clock.pass_unseen(70)
+    else:
+        kind.clock.step_wall(40 * 86_400)
+    assert (await store.sweep(SHORT)).silent == ()
+    if way == "clock set forth and back":
+        kind.clock.step_wall(-40 * 86_400)
+    swept = await store.sweep(SHORT)
+    assert (swept.silent, swept.forgotten) == ((), ())
+    assert (await store.node("off")).draining
+    kind.clock.advance(40)
+    # Whoever was there had no minute yet in which it could have been heard.
+    assert (await store.sweep(SHORT)).silent == ()
+    assert await status(store, "on") == "online"
+    kind.clock.advance(20)
+    assert [node.record.id for node in (await store.sweep(SHORT)).silent] == ["on"]
+    # And what was counted before goes on to count.
+    kind.clock.advance(SHORT - 180)
+    assert {node.record.id for node in (await store.sweep(SHORT)).forgotten} == {"off", "left"}
+
+
+@pytest.mark.parametrize("kind", SURVIVING, indirect=True, ids=lambda kind: kind.__name__)
+async def test_absence_adds_up_over_restarts(kind: StoreKind, store: Store) -> None:
+    await store.run(register(registration("a")))
+    await store.run(deregister("a"))
+    for _ in range(4):
+        kind.clock.advance(SHORT / 5)
+        assert (await store.sweep(SHORT)).forgotten == ()
+        kind.clock.pass_unseen(86_400)
+        kind.clock.restart()
+        store = await kind.reopen()
+    kind.clock.advance(SHORT / 5 + 1)
+    assert [node.record.id for node in (await store.sweep(SHORT)).forgotten] == ["a"]
 
 
 async def test_a_stop_stands_until_told_and_ends_with_the_registration_after_that(store: Store) -> None:
@@ -411,6 +472,22 @@ async def test_what_happens_to_a_node_while_it_is_being_written_is_not_lost(stor
     assert first.known
     assert second.known
     assert [error.message for error in (await store.node("a")).live.errors] == ["one", "two"]
+
+
+async def test_a_node_out_of_a_backup_has_its_minute_and_its_retention(kind: StoreKind, store: Store) -> None:
+    elsewhere = open_memory()
+    for node_id in ("on", "left"):
+        await elsewhere.run(register(registration(node_id)))
+    await elsewhere.run(deregister("left"))
+    await fill(store, await read_store(elsewhere))
+    kind.clock.advance(59)
+    assert (await store.sweep(SHORT)).silent == ()
+    kind.clock.advance(1)
+    assert [node.record.id for node in (await store.sweep(SHORT)).silent] == ["on"]
+    kind.clock.advance(SHORT - 60)
+    assert (await store.sweep(SHORT)).forgotten == ()
+    kind.clock.advance(1)
+    assert len((await store.sweep(SHORT)).forgotten) == 2
 
 
 # --- A restart ---------------------------------------------------------------------------------------------

@@ -8,11 +8,22 @@ from typing import Any
 
 import pytest
 
-from gridcore.protocol import RegisterRequest, TaskDefinition
+from gridcore.protocol import HeartbeatRequest, RegisterRequest, TaskDefinition
 from hub.access import Role, SigningKey, TokenRecord
 from hub.errors import NothingPending
 from hub.events import NODES_NAMED, Actor, Event, EventQuery
-from hub.operations import add_task, deregister, finish, note, order_stop, register, start_next, take_lease
+from hub.operations import (
+    add_task,
+    deregister,
+    finish,
+    heartbeat,
+    note,
+    order_stop,
+    register,
+    start_next,
+    take_lease,
+)
+from hub.retention import look_back
 from hub.state import AUDIT, Change, Operation, Outcome
 from hub.store import Store
 from hub.tasklist import Canary
@@ -124,6 +135,50 @@ async def test_one_silent_node_is_named(kind: StoreKind, store: Store) -> None:
     assert await told(store, node="a") == ["nodes-offline", "node-joined"]
 
 
+@pytest.mark.parametrize("way", ["heartbeat", "request", "registration"])
+async def test_a_node_that_is_back_before_it_is_told_of_is_not_told_as_lost(
+    kind: StoreKind, store: Store, way: str
+) -> None:
+    for number in range(NODES_NAMED + 5):
+        await store.run(register(node(f"n{number}")))
+    kind.clock.advance(60)
+    await store.sweep(1e6)
+    returned = [f"n{number}" for number in range(1, NODES_NAMED + 4)]
+    for node_id in returned:
+        if way == "heartbeat":
+            report = HeartbeatRequest(node_id=node_id, status="Idle", active_containers=0)
+            await store.run(heartbeat(report))
+        elif way == "request":
+            await store.hear(node_id)
+        else:
+            await store.run(register(node(node_id)))
+    await store.run(deregister(returned.pop()))  # it is back, and left: that is told by itself
+    kind.clock.advance(10)
+    await store.sweep(1e6)
+    (lost,) = await store.events(EventQuery(kinds=frozenset({"nodes-offline"})))
+    assert lost.event.detail == {"count": 2, "nodes": ["n0", f"n{NODES_NAMED + 4}"]}
+    assert lost.event.node is None
+
+
+async def test_where_all_are_back_nothing_is_told_and_a_second_silence_is_told_once(
+    kind: StoreKind, store: Store
+) -> None:
+    await store.run(register(node("a")))
+    kind.clock.advance(60)
+    await store.sweep(1e6)
+    await store.hear("a")
+    for _ in range(3):
+        kind.clock.advance(10)
+        await store.sweep(1e6)
+    assert "nodes-offline" not in await told(store)
+    kind.clock.advance(30)
+    await store.sweep(1e6)
+    kind.clock.advance(10)
+    await store.sweep(1e6)
+    (lost,) = await store.events(EventQuery(kinds=frozenset({"nodes-offline"})))
+    assert (lost.event.node, lost.event.detail) == ("a", {"count": 1, "nodes": ["a"]})
+
+
 async def test_the_trail_is_paged_both_ways(store: Store) -> None:
     for number in range(7):
         await store.run(note(event(f"k{number}")))
@@ -222,6 +277,51 @@ async def test_of_several_hubs_one_has_the_lease_until_it_runs_out(kind: StoreKi
     kind.clock.advance(30)
     assert await store.run(take_lease("x", other, 30))
     assert not await store.run(take_lease("x", holder, 30))
+
+
+async def test_a_lease_that_a_clock_ran_ahead_with_binds_nobody_once_it_is_set_back(
+    kind: StoreKind, store: Store
+) -> None:
+    kind.clock.step_wall(86_400 * 40)
+    assert await store.run(take_lease("x", "a", 30))
+    assert not await store.run(take_lease("x", "b", 30))
+    kind.clock.step_wall(-86_400 * 40)
+    assert await store.run(take_lease("x", "b", 30))
+
+
+async def test_what_is_old_is_what_was_there_for_the_whole_span_under_a_hub(
+    kind: StoreKind, store: Store
+) -> None:
+    began, span = kind.clock.read().wall, 500.0
+
+    async def look() -> float | None:
+        before = await store.run(look_back("x", span))
+        return None if before is None else before - began
+
+    assert await look() is None
+    kind.clock.step_wall(86_400 * 40)
+    assert await look() is None
+    kind.clock.advance(200)
+    await look()
+    kind.clock.step_wall(-86_400 * 40)
+    kind.clock.advance(200)
+    assert await look() is None
+    kind.clock.pass_unseen(86_400 * 400)
+    store = await kind.reopen()
+    assert await look() is None
+    kind.clock.advance(110)
+    before = await look()
+    assert before is not None
+    assert 0 <= before <= 20
+    kind.clock.advance(200)
+    before = await look()
+    assert before is not None
+    assert before <= 420
+    kind.clock.advance(600)
+    before = await look()
+    assert before is not None
+    # From here on the hub was there all the time.
+    assert 86_400 * 400 < before <= kind.clock.read().wall - began - span
 
 
 # --- A restart ---------------------------------------------------------------------------------------------

@@ -34,7 +34,16 @@ from hub.errors import (
 from hub.events import EventQuery
 from hub.logdesk import MOST
 from hub.logdesk_redis import SharedLogDesk
-from hub.operations import add_task, heartbeat, order_drain, order_resume, order_stop, register, start_next
+from hub.operations import (
+    add_task,
+    deregister,
+    heartbeat,
+    order_drain,
+    order_resume,
+    order_stop,
+    register,
+    start_next,
+)
 from hub.redis_rows import number_of
 from hub.redis_script import WRITE
 from hub.redis_url import parse_redis
@@ -257,6 +266,32 @@ async def test_after_a_gap_a_silent_node_has_a_whole_minute(server: RedisServer,
         assert await silent((store,)) == []
         client.hincrbyfloat(key, "clock", 3)
         assert await silent((store,)) == ["n"]
+
+
+async def test_what_a_hub_without_an_account_of_absence_did_is_counted_from_when_it_is_seen(
+    server: RedisServer, open_store: Open
+) -> None:
+    store = await open_store()
+    for node_id in ("there", "silent", "left", "back"):
+        await store.run(register(node(node_id)))
+    await store.run(deregister("back"))
+    key, state = store.sight.key, state_of(store)
+    with server.client() as client:
+        # As such a hub does it: presence, and nothing else.
+        client.zrem(key("online"), "silent", "left")
+        client.sadd(key("gone"), "left")
+        client.srem(key("gone"), "back")
+        client.zadd(key("online"), {"back": 0})
+        client.zadd(key("seen"), {"silent": time.time() - 86_400 * 365})
+        for _ in range(2):
+            assert (await store.sweep(RETENTION)).forgotten == ()
+        client.hincrbyfloat(state, "clock", RETENTION)
+        for node_id in ("there", "back"):
+            await store.hear(node_id)
+        client.hincrbyfloat(state, "clock", 50)
+        forgotten = (await store.sweep(RETENTION)).forgotten
+    assert {found.record.id for found in forgotten} == {"silent", "left"}
+    assert {found.record.id for found in await store.nodes()} == {"there", "back"}
 
 
 # --- What Redis does to us ---------------------------------------------------------------------------------

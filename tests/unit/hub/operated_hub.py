@@ -27,6 +27,7 @@ class OperatedHub:
     def __init__(self, **settings: Any) -> None:
         self.clock = Clock()
         self.store: LocalStore = open_memory(clock=self.clock.read)
+        self.clock.watch = self.store.observe
         self.waiters = Waiters()
         configured = HubSettings(token=TOKEN, state="memory:", **settings)
         self.app: Quart = create_app(configured, self.store, self.waiters)

@@ -10,6 +10,7 @@ import pytest
 
 from gridcore.protocol import TaskDefinition
 from hub.canary import choose, judge
+from hub.observed import Instant
 from hub.registry import DrainOrder, Live, Node, NodeRecord, Presence, StopOrder
 from hub.reports import ContainerState, LastExit
 from hub.tasklist import Canary
@@ -65,7 +66,7 @@ UP = {"runtime_status": "Running", "generation": "5-new"}
 
 
 def verdict(now: float, *, canary: Canary = TRIED, **nodes: Node | None) -> Canary | str:
-    return judge(canary, {"a1": node("a1", UP), "a2": node("a2", UP), **nodes}, now)
+    return judge(canary, {"a1": node("a1", UP), "a2": node("a2", UP), **nodes}, Instant(now, now))
 
 
 def test_it_is_healthy_once_all_have_been_up_for_long_enough() -> None:
@@ -363,6 +364,31 @@ async def test_a_hold_stops_it_and_its_clock_and_a_release_starts_both_anew(hub:
     await hub.sweep(50)
     (aborted,) = await hub.events("canary-aborted")
     assert aborted["reason"] == "node n1 was not running it after 100 s"
+
+
+@pytest.mark.parametrize("way", ["away", "clock set forward", "clock set back"])
+async def test_time_that_the_hub_did_not_see_neither_ends_it_nor_makes_it_healthy(
+    hub: OperatedHub, way: str
+) -> None:
+    def pass_time() -> None:
+        if way == "away":
+            hub.clock.pass_unseen(3_600)
+        else:
+            hub.clock.step_wall(3_600 if way == "clock set forward" else -3_600)
+
+    await try_it(hub, healthy_after=30, start_within=100)
+    await hub.sweep(20)
+    pass_time()
+    await hub.sweep()
+    assert (await hub.tasks())["canary"]["state"] == "starting"
+    await hub.run_it("n1", "n2", "n3")
+    await hub.sweep()
+    pass_time()
+    for expected in ("up", "up", "healthy"):
+        await hub.run_it("n1", "n2", "n3")
+        await hub.sweep()
+        assert (await hub.tasks())["canary"]["state"] == expected
+        hub.clock.advance(16)
 
 
 async def test_a_node_without_an_image_for_what_it_tries_would_say_so(hub: OperatedHub) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from gridcore.protocol import HeartbeatRequest, RegisterRequest
 from hub import registry
 from hub.causes import GAP, MOST, cause_of, find_causes, recent_since
-from hub.registry import Instant, Node
+from hub.observed import Instant
+from hub.registry import Node
 
 NOW = Instant(monotonic=100, wall=1_700_000_000)
 EXEC = {"kind": "wrong-platform", "message": "exec format error"}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gridcore.protocol import HeartbeatRequest, RegisterRequest
-from hub import registry
-from hub.registry import DRAIN, PRESENCE, STOP, DrainOrder, Instant, Node, Presence, StopOrder
+from hub import codec, registry
+from hub.observed import Instant
+from hub.registry import DRAIN, PRESENCE, STOP, DrainOrder, Node, Presence, StopOrder
 
 NOW = Instant(monotonic=100, wall=1_000)
 REQUEST = RegisterRequest(hostname="h", architecture="aarch64", cpu_count=4)
@@ -70,7 +73,7 @@ def test_a_new_order_nudges_again_after_the_first_was_obeyed() -> None:
 def test_a_clone_of_a_node_that_was_offline_before_the_hubs_restart_is_none() -> None:
     first = registry.register(None, REQUEST.model_copy(update={"machine": "m1"}), "n", NOW).node
     silent = registry.fall_silent(first)
-    found = registry.restore(silent.record, silent.live, NOW)
+    found = codec.restore_node(codec.dump_record(silent.record), json.loads(codec.live_text(silent.live)))
     other = REQUEST.model_copy(update={"machine": "m2", "node_id": "n"})
     assert registry.register(found, other, "m", NOW).node.record.id == "n"
 
