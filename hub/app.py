@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from quart import Quart, Response, request
-from quart_schema import HttpSecurityScheme, Info, QuartSchema, security_scheme
+from quart_schema import HttpSecurityScheme, Info, QuartSchema, security_scheme, tag
 
 from gridcore import __version__
 from hub.bearer import Bearers
@@ -88,9 +88,10 @@ def build_app(
     )
 
     @app.get("/health")
+    @tag(["health"])
     @security_scheme([])
     @document_text("text/plain", "OK: the hub is alive.")
-    async def health() -> Response:
+    async def show_health() -> Response:
         """Whether the hub is alive; needs no token."""
         return Response("OK", content_type="text/plain; charset=utf-8")
 

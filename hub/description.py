@@ -21,6 +21,7 @@ from hub.roles import OPEN_PATHS
 F = TypeVar("F", bound=Callable[..., Any])
 
 PROBLEM_TYPE = "application/problem+json"
+REFERENCE = "#/components/schemas/"
 
 ANYWHERE = (408, 413)
 """What the door may answer on every path."""
@@ -101,21 +102,53 @@ def document_example(body: Mapping[str, Any]) -> Callable[[F], F]:
 
 
 class Description(OpenAPIProvider):
-    """Makes /openapi.json."""
+    """Makes /openapi.json: each shape has a name and stands in it once, so that generators make one class."""
 
     def schema(self) -> dict[str, Any]:
         document = super().schema()
-        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        problem = Problem.model_json_schema(ref_template=REFERENCE + "{model}")
+        document["components"]["schemas"] |= {**problem.pop("$defs"), "Problem": problem}
         return document
+
+    def operation_id(self, _method: str, _path: str, func: Callable[..., Any]) -> str:
+        """The route's name, as `listTasks`."""
+        verb, *rest = func.__name__.split("_")
+        return verb + "".join(word.capitalize() for word in rest)
 
     def build_paths(self, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
         paths, components = super().build_paths(rule)
         route = self._app.view_functions[rule.endpoint]
+        shapes: dict[str, Any] = dict(components)
         completed = {
-            path: {method: complete(path, operation, route) for method, operation in operations.items()}
+            path: {
+                method: complete(path, name_shapes(operation, shapes), route)
+                for method, operation in operations.items()
+            }
             for path, operations in paths.items()
         }
-        return completed, components
+        return completed, shapes
+
+
+def name_shapes(operation: Mapping[str, Any], shapes: dict[str, Any]) -> dict[str, Any]:
+    """The operation with references where a body or an answer was written out; what they lead to goes into
+    `shapes`, by the name of its class."""
+
+    def named(media: Mapping[str, Any]) -> dict[str, Any]:
+        schema = media["schema"]
+        if "title" not in schema:
+            return dict(media)
+        shapes[schema["title"]] = schema
+        return {**media, "schema": {"$ref": REFERENCE + schema["title"]}}
+
+    def with_names(said: Mapping[str, Any]) -> dict[str, Any]:
+        return {**said, "content": {kind: named(media) for kind, media in said.get("content", {}).items()}}
+
+    responses = {
+        status: with_names(said) if int(status) not in EMPTY else said
+        for status, said in operation["responses"].items()
+    }
+    body = {"requestBody": with_names(operation["requestBody"])} if "requestBody" in operation else {}
+    return {**operation, **body, "responses": responses}
 
 
 def complete(path: str, operation: Mapping[str, Any], route: Callable[..., Any]) -> dict[str, Any]:
@@ -165,7 +198,7 @@ def _response(status: int, said: Mapping[str, Any]) -> dict[str, Any]:
         return {"description": said.get("description") or HTTPStatus(status).phrase}
     if status < 400:
         return dict(said)
-    problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    problem = {"schema": {"$ref": REFERENCE + "Problem"}}
     completed = {"description": HTTPStatus(status).phrase, "content": {PROBLEM_TYPE: problem}}
     headers = PROBLEM_HEADERS.get(status)
     return {**completed, "headers": _headers(headers)} if headers else completed

@@ -67,7 +67,7 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
     @document_request(RegisterRequest)
     @document_example({"node_id": None, "hostname": "pi-1", "architecture": "aarch64", "cpu_count": 4})
     @document_response(RegisterAnswer)
-    async def register() -> Response:
+    async def register_node() -> Response:
         """Take a node in; it keeps its id, or gets one."""
         message = await read_message(request, RegisterRequest)
         by = actor(request)
@@ -104,7 +104,7 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
     @document_request(HeartbeatRequest)
     @document_example({"node_id": "pi-1", "status": "Idle", "active_containers": 0})
     @document_response(HeartbeatAnswer)
-    async def heartbeat() -> Response:
+    async def send_heartbeat() -> Response:
         """Note what a node reports, and tell it what is wanted of it."""
         message = await read_message(request, HeartbeatRequest)
         insist_on(actor(request), message.node_id)
@@ -130,7 +130,7 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
     @document_empty(304, "What is current is what `If-None-Match` names, and the wait is over.")
     @document_answer_headers(200, {"ETag": ETAG})
     @document_answer_headers(304, {"ETag": ETAG, NUDGE_NAME: NUDGE_TEXT})
-    async def show_task() -> Response:
+    async def show_assigned_task() -> Response:
         """What is current for a platform and node; held with `If-None-Match` and `Prefer: wait=N`."""
         node_id = request.args.get("node_id", "")
         platform = canonical_platform(request.args.get("platform") or DEFAULT_PLATFORM)
@@ -164,7 +164,7 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
     @document_request(DeregisterRequest)
     @document_example({"node_id": "pi-1"})
     @document_empty(204, "The node is Offline, or was not known.")
-    async def deregister() -> Response:
+    async def deregister_node() -> Response:
         """The last act of a node that stops: it is Offline now."""
         message = await read_message(request, DeregisterRequest)
         insist_on(actor(request), message.node_id)

@@ -53,7 +53,7 @@ def insight_api(store: Store, insight: Insight) -> Blueprint:
     @tag(["tasks"])
     @document_response(ProgressView)
     @document_problems(404, 422, 503)
-    async def show_progress(name: str) -> Response:
+    async def show_task_progress(name: str) -> Response:
         """How long a task's queues are now, how fast it goes, and when it is done; looks at its Redis."""
         read_query(request, NoQuery)
         task = (await store.tasks()).get(name)

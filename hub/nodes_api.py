@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, RootModel, StringConstraints
 from quart import Blueprint, Response, request
 from quart_schema import document_querystring, document_request, document_response, tag
 
 from gridcore.orders import NodeSelection
 from gridcore.platforms import canonical_platform
-from gridcore.protocol import MAX_LOG_LINES
 from hub import node_operations, operations, token_operations
 from hub.bodies import read_message, read_query, refuse_broken_text
 from hub.causes import find_causes, recent_since
@@ -22,6 +20,15 @@ from hub.door import actor
 from hub.errors import InvalidFields, NodeOffline, NoLog, NotSupported, PartlyDone, StoreUnavailable
 from hub.events import Actor, name_nodes
 from hub.logdesk import Desk
+from hub.node_messages import (
+    CauseList,
+    LogQuery,
+    NodeFilters,
+    NodeList,
+    NodeOrders,
+    NodeView,
+    OrderedNodes,
+)
 from hub.node_operations import CHUNK, ManyOrder, Ordered
 from hub.operators import NoBody, NoQuery, answer, document_problems, no_content, read_nothing
 from hub.redaction import hiding
@@ -39,88 +46,6 @@ LOG_HEADERS = {
 }
 
 log = structlog.get_logger()
-
-
-class LogQuery(BaseModel):
-    """Which log of a node: its slot, how many lines of it, and how many runs ago (0: the present one)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    instance: int = Field(default=0, ge=0, le=65_535)
-    lines: int = Field(default=200, ge=1, le=MAX_LOG_LINES)
-    previous: int = Field(default=0, ge=0, le=3)
-
-
-class NodeFilters(BaseModel):
-    """Which nodes: each filter may be given more than once, `label` as NAME=VALUE."""
-
-    status: list[Literal["Online", "Offline"]] = []
-    architecture: list[str] = []
-    platform: list[str] = []
-    label: list[Annotated[str, StringConstraints(pattern="^[^=]+=")]] = []
-
-
-class NodeView(BaseModel):
-    """A node as answers show it, with more than this."""
-
-    model_config = ConfigDict(extra="allow")
-
-    id: str
-    hostname: str
-    architecture: str
-    cpu_count: int
-    last_seen: str
-    status: Literal["Online", "Offline"]
-    runtime_status: str | None
-    active_containers: int
-
-
-class NodeList(RootModel[list[NodeView]]):
-    """Nodes, in the order in which they first came."""
-
-
-class CauseView(BaseModel):
-    """One cause and the nodes that have it."""
-
-    kind: str
-    cause: str
-    nodes: int
-    of: int
-    """Nodes that are Online."""
-    summary: str
-    node_ids: list[str]
-    first: str
-    last: str
-    example: str
-
-
-class CauseList(RootModel[list[CauseView]]):
-    """What goes wrong, the most frequent first."""
-
-
-class NodeOrders(BaseModel):
-    """The orders that stand for a node."""
-
-    node_id: str
-    draining: bool | None = None
-    stop_requested: bool
-
-
-class Skipped(BaseModel):
-    """A node that was left out, and why."""
-
-    id: str
-    why: str
-
-
-class OrderedNodes(BaseModel):
-    """What became of the nodes of a selection."""
-
-    nodes: list[str]
-    """The ids of those that have the order now and had not."""
-    count: int
-    unchanged: int
-    skipped: list[Skipped]
 
 
 def nodes_api(store: Store, desk: Desk) -> Blueprint:
@@ -232,7 +157,7 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
     @document_querystring(LogQuery)
     @document_text("text/plain", "The lines.")
     @document_problems(404, 409, 422, 429, 503, 504)
-    async def show_log(node_id: str) -> Response:
+    async def show_node_log(node_id: str) -> Response:
         """The last lines of a container's log, as text; waits until the node brings them."""
         wanted = read_query(request, LogQuery)
         node = await store.node(node_id)

@@ -27,8 +27,15 @@ class NoBody(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class FieldError(BaseModel):
+    """One field that is wrong."""
+
+    field: str
+    message: str
+
+
 class Problem(BaseModel):
-    """RFC 9457: why a request was not done, and what to do."""
+    """RFC 9457: why a request was not done, and what to do. The last ones are there where they help."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -36,6 +43,13 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+    errors: list[FieldError] | None = None
+    current: str | None = None
+    """The current task."""
+    generation: str | None = None
+    """The revision of what is current."""
+    revision: str | None = None
+    """That of the task."""
 
 
 async def read_nothing(request: Request) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, RootModel
 
 from gridcore.orders import CanaryRequest
-from gridcore.protocol import TaskGuard
+from gridcore.protocol import AutoFinish, TaskGuard
 from hub.tasklist import TaskStatus
 
 
@@ -20,7 +22,18 @@ class TaskPatch(BaseModel):
 
     image: str | None = None
     images: dict[str, str | None] | None = None
+    input_redis: str | None = None
+    output_redis: str | None = None
+    input_queue: str | None = None
+    output_queue: str | None = None
     env: dict[str, str | None] | None = None
+    command: list[str] | None = None
+    memory: int | None = None
+    parallelism: int | None = None
+    gpus: int | None = None
+    stop_timeout: float | None = None
+    pull_policy: Literal["missing", "always"] | None = None
+    auto_finish: AutoFinish | None = None
 
 
 class TaskHeaders(BaseModel):
@@ -31,11 +44,23 @@ class TaskHeaders(BaseModel):
 
 
 class TaskView(BaseModel):
-    """A task as answers show it: its definition, and what became of it."""
-
-    model_config = ConfigDict(extra="allow")
+    """A task as answers show it: its definition with secrets as `***`, and what became of it."""
 
     name: str
+    image: str | None
+    images: dict[str, str] | None
+    input_redis: str | None
+    output_redis: str | None
+    input_queue: str | None
+    output_queue: str | None
+    env: dict[str, str] | None
+    command: list[str] | None
+    memory: int | None
+    parallelism: int | None
+    gpus: int | None
+    stop_timeout: float | None
+    pull_policy: Literal["missing", "always"] | None
+    auto_finish: AutoFinish | None
     status: TaskStatus
     added_at: str
     started_at: str | None

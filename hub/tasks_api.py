@@ -105,7 +105,7 @@ def tasks_api(store: Store) -> Blueprint:
     @document_example({"task": "primes-1"})
     @document_response(Started)
     @document_problems(400, 409, 422, 503)
-    async def start_next() -> Response:
+    async def start_next_task() -> Response:
         """Complete the current task and start the first pending one; or with `canary` try it first."""
         body = await read_optional_object(request)
         if body is not None and "canary" in body:
@@ -138,7 +138,7 @@ def tasks_api(store: Store) -> Blueprint:
     @document_example({"task": "primes-1"})
     @document_response(Finished)
     @document_problems(400, 409, 422, 503)
-    async def finish() -> Response:
+    async def finish_task() -> Response:
         """Complete the current task, and start the next one if there is one."""
         guard = await read_optional_message(request, TaskGuard)
         switch = await store.run(operations.finish(guard), actor(request))
@@ -159,7 +159,7 @@ def tasks_api(store: Store) -> Blueprint:
     @document_example({"task": "primes-2"})
     @document_response(Switched)
     @document_problems(400, 409, 422, 503)
-    async def promote() -> Response:
+    async def promote_canary() -> Response:
         """Make the task that is tried the current one of all nodes; the current one is completed."""
         switch = await store.run(task_operations.promote(await _tried_task()), actor(request))
         log.info("promoted", previous=switch.previous, current=switch.current)
@@ -172,7 +172,7 @@ def tasks_api(store: Store) -> Blueprint:
     @document_example({"task": "primes-2"})
     @document_response(Aborted)
     @document_problems(400, 409, 422, 503)
-    async def abort() -> Response:
+    async def abort_canary() -> Response:
         """Give the nodes that try a task the current one again; the task stays the first pending one."""
         canary = await store.run(task_operations.abort(await _tried_task()), actor(request))
         log.info("canary aborted", task=canary.task)
@@ -189,7 +189,7 @@ def tasks_api(store: Store) -> Blueprint:
     @tag(["tasks"])
     @document_response(Held)
     @document_problems(400, 422, 503)
-    async def hold() -> Response:
+    async def hold_fleet() -> Response:
         """Give no node anything, also those that come later, until `release`."""
         await read_nothing(request)
         tasks = await store.run(task_operations.hold(), actor(request))
@@ -200,7 +200,7 @@ def tasks_api(store: Store) -> Blueprint:
     @tag(["tasks"])
     @document_response(Held)
     @document_problems(400, 422, 503)
-    async def release() -> Response:
+    async def release_fleet() -> Response:
         """Give nodes what is current again."""
         await read_nothing(request)
         tasks = await store.run(task_operations.release(), actor(request))
