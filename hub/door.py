@@ -100,6 +100,8 @@ class Door:
         refused = None if scope["path"] in OPEN_PATHS else await self._refuse(by, scope, source)
         if refused is not None:
             await _answer(http_problem(refused), send)
+        elif scope["path"].startswith("//"):  # the framework would take the first slash for none
+            await _answer(http_problem(404), send)
         elif body is None:
             await _answer(http_problem(413), send)
         else:

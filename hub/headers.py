@@ -24,8 +24,7 @@ SAFE: tuple[Header, ...] = (
 POLICY: Header = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 """For whatever is no page; a page sets a policy of its own."""
 NO_STORE: Header = (b"cache-control", b"no-store")
-PRIVATE = ("/api/", "/gridnode/")
-"""Beginnings of paths whose answers nobody keeps."""
+"""For whatever does not say itself how long it may be kept, whichever way its path was written."""
 
 SHARED = ("/api/", "/openapi.json", "/health")
 """Beginnings of paths that pages of other origins may ask for, where the configuration names those."""
@@ -50,9 +49,7 @@ class Headers:
         if scope["type"] != "http" or path in BARE:
             await self._inner(scope, receive, send)
             return
-        added = [*SAFE]
-        if path.startswith(PRIVATE):
-            added.append(NO_STORE)
+        added = [*SAFE, NO_STORE]
         if self._origins and path.startswith(SHARED):
             added.append(VARY)
             origin = _header(scope, b"origin")

@@ -1,7 +1,7 @@
-"""The hub's one port: each connection begins in a fast lane, and goes on at Hypercorn where it has to.
+"""The hub's one port: each connection begins in a fast lane, and visits Hypercorn for what is not plain.
 
-Hypercorn's own `serve` opens its listening socket itself and could not share it. So its parts are put
-together here: its TCPServer for a connection, its lifespan, its configuration.
+Hypercorn's own `serve` gives a connection to its HTTP for good. So its parts are put together here: its
+lifespan, its configuration, and for each request what `full_way.py` takes of it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.lifespan import Lifespan
-from hypercorn.asyncio.tcp_server import TCPServer
-from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 
-from hub.lane import Lane, Lanes
+from hub.full_way import FullWay
+from hub.lane import Lane
+from hub.lanes import Lanes
 from hub.tls import Tls, TlsConfig
 
 GRACE = 1.5
-"""Seconds that open requests get to end once the hub stops."""
+"""Seconds that clients get to read their answers once the hub stops."""
+
+PATIENCE = 10.0
+"""Seconds until answers that are worked out then have to be ready: a request that was read is answered."""
 
 KEEP_ALIVE = 75.0
 """Seconds that an idle connection stays open: longer than a heartbeat interval, which saves a handshake."""
@@ -36,14 +38,6 @@ BACKLOG = 4096
 
 ACCEPTED_AT_ONCE = 128
 """Connections that are accepted before others have their turn."""
-
-
-class _Connection(TCPServer):
-    """Hypercorn's, but one that its client has closed ends at once and not with the keep-alive timeout."""
-
-    async def _read_data(self) -> None:
-        await super()._read_data()
-        await self.idle_task.stop()
 
 
 def configure(tls: Tls | None) -> Config:
@@ -61,21 +55,12 @@ async def answer_requests(
 ) -> None:
     """Serve until `stopping`, and then for GRACE seconds at most."""
     config, loop = configure(tls), asyncio.get_running_loop()
-    wrapped = ASGIWrapper(app)
-    lifespan = Lifespan(wrapped, config, loop, {})
+    way = FullWay(app, config)
+    lifespan = Lifespan(way.app, config, loop, {})
     living = loop.create_task(lifespan.handle_lifespan())
     await lifespan.wait_for_startup()
-    context, connections = WorkerContext(None), set[asyncio.Task[None]]()
-
-    async def take_over(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  a coroutine runs in a task
-        connections.add(task)
-        task.add_done_callback(connections.discard)
-        await _Connection(wrapped, loop, config, context, {}, reader, writer)
-
     server = await loop.create_server(
-        partial(Lane, lanes, take_over),
+        partial(Lane, lanes, way.visit),
         sock=listener,
         backlog=ACCEPTED_AT_ONCE,
         ssl=config.create_ssl_context() if tls else None,
@@ -90,20 +75,27 @@ async def answer_requests(
             lanes.tidy(KEEP_ALIVE)
     finally:
         server.close()
-        await context.terminated.set()
-        await _end(lanes, connections)
+        lanes.close()
+        await way.context.terminated.set()
+        await _end(lanes, way.tasks)
         await lifespan.wait_for_shutdown()
         living.cancel()
 
 
-async def _end(lanes: Lanes, connections: set[asyncio.Task[None]]) -> None:
+async def _end(lanes: Lanes, tasks: set[asyncio.Task[None]]) -> None:
     """Let what is open end by itself for a while, and then end it."""
-    loop = asyncio.get_running_loop()
-    limit = loop.time() + GRACE
-    lanes.close_idle()
-    while (lanes.all or lanes.tasks or connections) and loop.time() < limit:
-        await asyncio.sleep(0.02)
-        lanes.close_idle()
-    for task in [*connections, *lanes.tasks]:
+
+    async def wait(seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while lanes.all or lanes.tasks or tasks:  # noqa: ASYNC110  three things, and once in a life
+                    await asyncio.sleep(0.02)
+
+    await wait(GRACE)
+    lanes.end(also_owing=False)
+    await wait(PATIENCE)
+    lanes.end(also_owing=True)
+    left = [*tasks, *lanes.tasks]
+    for task in left:
         task.cancel()
-    await asyncio.gather(*connections, *lanes.tasks, return_exceptions=True)
+    await asyncio.gather(*left, return_exceptions=True)

@@ -124,6 +124,14 @@ class Metrics:
         for route, status, found in self.requests.all():
             spans.add_metric([route, status], found.buckets(), found.total)
         yield spans
+        ways = CounterMetricFamily(
+            "gridcore_requests",
+            "Answers, by route and way: fast is beside the web server, full is by it.",
+            labels=["route", "way"],
+        )
+        for route, way, count in self.requests.by_way():
+            ways.add_metric([route, way], count)
+        yield ways
         yield _counter("gridcore_heartbeats", "Heartbeats answered.", self.requests.count(HEARTBEAT))
         yield _counter("gridcore_registrations", "Registrations answered.", self.requests.count(REGISTER))
         yield _gauge("gridcore_held_requests", "Requests that are held now.", self._moment.held_requests)

@@ -1,4 +1,4 @@
-"""The plainest form of HTTP/1.1, read strictly: what nodes send thousands of times. Pure.
+"""The plainest form of HTTP/1.1, read strictly: what nodes send thousands of times, and its answers. Pure.
 
 Not a server: whatever is not exactly of this form is OTHER, also when it is valid, and left to a real one.
 So nothing has to be guessed here, and nothing can be understood in another way than that server would.
@@ -101,3 +101,15 @@ def _read_headers(lines: list[bytes]) -> tuple[tuple[bytes, bytes], ...] | None:
             once.add(name)
         headers.append((name, value))
     return tuple(headers) if b"host" in once else None
+
+
+def plain_answer(status: int, headers: bytes, body: bytes, *, is_last: bool) -> bytes:
+    """The answer to a plain request, 200 with a body or 304; `headers` are lines that each end in CRLF.
+
+    `is_last` tells the client that the connection ends.
+    """
+    if status == 200:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+    else:
+        head = b"HTTP/1.1 304 Not Modified\r\n"
+    return head + headers + (b"connection: close\r\n\r\n" if is_last else b"\r\n") + body

@@ -26,9 +26,10 @@ from hub.errors import StoreUnavailable
 from hub.http_server import BACKLOG, answer_requests
 from hub.insight import Insight
 from hub.journal_sqlite import open_sqlite
-from hub.lane import Lanes
+from hub.lanes import Lanes
 from hub.logdesk import Desk, LogDesk
 from hub.logdesk_redis import SharedLogDesk
+from hub.loop_errors import LoopErrors
 from hub.metrics import Counts
 from hub.news import News, log_nodes, tell
 from hub.pace import Pace
@@ -39,7 +40,7 @@ from hub.state import ids_of
 from hub.store import Store
 from hub.store_local import open_memory
 from hub.store_redis import RedisStore, open_redis
-from hub.tls import LOOK_INTERVAL, Tls, ignore_failed_handshakes
+from hub.tls import LOOK_INTERVAL, Tls
 from hub.waiters import Waiters
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ async def serve(settings: HubSettings) -> None:
         loop.add_signal_handler(number, stopping.set)
     tls = open_tls(settings)
     loop.add_signal_handler(signal.SIGHUP, tls.reload if tls else _nothing_to_reload)
-    loop.set_exception_handler(ignore_failed_handshakes)
+    loop.set_exception_handler(LoopErrors())
     allow_connections()
     listener = bind(settings)
     try:

@@ -40,6 +40,9 @@ ROUTES = (
 
 LOGS, OTHER = "node-logs", "other"
 
+WAYS = ("fast", "full")
+"""How requests are answered: beside the web server, or by it."""
+
 STATUSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
 MOST_KINDS = 64
@@ -81,6 +84,7 @@ class Requests:
         self._spans = {name: [Spans(REQUEST_BOUNDS) for _ in STATUSES] for name in names}
         # What comes most often is found at once.
         self._exact = {path: self._spans[name] for name, path in ROUTES}
+        self._fast = {HEARTBEAT: 0, TASK: 0}
         # What alerts look at is there from the start: what appears with a 1 has not grown for Prometheus.
         self.problems: Counter[str] = Counter({"internal": 0, "store-unavailable": 0})
 
@@ -88,6 +92,11 @@ class Requests:
         """One more answer."""
         spans = self._exact.get(path) or self._spans[route_of(path)]
         spans[status // 100 - 1].add(seconds)
+
+    def add_fast(self, route: str, status: int, seconds: float) -> None:
+        """One more answer that was given on the fast way: to HEARTBEAT or TASK."""
+        self._fast[route] += 1
+        self._spans[route][status // 100 - 1].add(seconds)
 
     def add_problem(self, body: bytes) -> None:
         """One more answer that is a problem; `body` is its JSON."""
@@ -98,6 +107,15 @@ class Requests:
     def count(self, route: str, status: str = "2xx") -> int:
         """How many answers of a class of route had this class of status."""
         return self._spans[route][STATUSES.index(status)].count
+
+    def by_way(self) -> Iterator[tuple[str, str, int]]:
+        """Route, way and number of all answers; of what nodes ask most there is a number from the start."""
+        for route, by_status in self._spans.items():
+            count, fast = sum(spans.count for spans in by_status), self._fast.get(route)
+            if fast is not None:
+                yield route, WAYS[0], fast
+            if count or fast is not None:
+                yield route, WAYS[1], count - (fast or 0)
 
     def all(self) -> Iterator[tuple[str, str, Spans]]:
         """Route, status and spans of all that occurred."""

@@ -6,13 +6,11 @@ renewed certificate needs no restart, and connections that are held live on with
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import time
 from asyncio import sslproto
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import structlog
 from hypercorn.config import Config
@@ -105,12 +103,6 @@ class TlsConfig(Config):
 
     def create_ssl_context(self) -> ssl.SSLContext:
         return self._tls.context
-
-
-def ignore_failed_handshakes(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """An exception handler: who does not speak TLS, or does not trust us, is no error of the hub's."""
-    if not isinstance(context.get("exception"), ssl.SSLError | ConnectionError):
-        loop.default_exception_handler(context)
 
 
 def _text(moment: datetime) -> str:

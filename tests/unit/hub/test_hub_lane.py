@@ -10,9 +10,12 @@ import pytest
 
 from gridcore.protocol import HeartbeatAnswer, HeartbeatRequest, RegisterRequest, TaskDefinition
 from hub.app import build_app
+from hub.connection import SLOW, STUCK
 from hub.errors import StoreUnavailable
+from hub.full_way import Visited
 from hub.http_server import KEEP_ALIVE
-from hub.lane import SLOW, Lane, Lanes
+from hub.lane import Lane
+from hub.lanes import Lanes
 from hub.operations import add_task, order_stop, register, start_next
 from hub.settings import HubSettings
 from hub.state import Operation
@@ -40,8 +43,9 @@ class Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written: list[bytes] = []
-        self.protocol: Any = None
-        self.is_closed = False
+        self.is_closed = self.is_aborted = False
+        self.is_read = True
+        self.unread = 0
 
     def write(self, data: Any) -> None:
         self.written.append(bytes(data))
@@ -49,17 +53,44 @@ class Transport(asyncio.Transport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ("127.0.0.1", 5) if name == "peername" else default
 
-    def set_protocol(self, protocol: Any) -> None:
-        self.protocol = protocol
-
     def is_closing(self) -> bool:
         return self.is_closed
 
     def close(self) -> None:
         self.is_closed = True
 
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
+    def abort(self) -> None:
+        self.is_aborted = True
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def pause_reading(self) -> None:
+        self.is_read = False
+
+    def resume_reading(self) -> None:
+        self.is_read = True
+
+
+class Visit:
+    """Takes notes, too."""
+
+    def __init__(self, visited: Visited, data: bytes) -> None:
+        self.visited = visited
+        self.data = data
+        self.is_asked = self.is_ended = False
+
+    @property
+    def waiting(self) -> int:
+        return 0
+
+    def feed(self, data: bytes) -> None:
+        self.data += data
+
+    def end(self) -> None:
+        self.is_ended = True
 
 
 class Hub:
@@ -69,14 +100,18 @@ class Hub:
         app = build_app(HubSettings(token=TOKEN, state="memory:"), self.store, self.waiters)
         self.lanes = Lanes(app.calls, app.bearers, app.rights, app.requests)
         self.calls = app.calls
-        self.taken_over: list[bytes] = []
+        self.visits: list[Visit] = []
 
-    async def take_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.taken_over.append(await reader.read(100_000))
-        writer.close()
+    @property
+    def taken_over(self) -> list[bytes]:
+        return [visit.data for visit in self.visits]
+
+    def visit(self, visited: Visited, data: bytes) -> Visit:
+        self.visits.append(Visit(visited, data))
+        return self.visits[-1]
 
     def connect(self) -> tuple[Lane, Transport]:
-        lane, transport = Lane(self.lanes, self.take_over), Transport()
+        lane, transport = Lane(self.lanes, self.visit), Transport()
         lane.connection_made(transport)
         return lane, transport
 
@@ -102,7 +137,7 @@ async def test_a_plain_heartbeat_is_answered_on_the_lane(hub: Hub) -> None:
         lane.data_received(BEAT)
         await hub.settle()
     assert len(transport.written) == 3
-    assert transport.protocol is None
+    assert hub.visits == []
     answer = json.loads(transport.written[0].partition(b"\r\n\r\n")[2])
     assert answer == {"stop_requested": False, "known": True, "drain": False}
     assert (await hub.store.node("n")).live.runtime_status == "Idle"
@@ -114,7 +149,79 @@ async def test_what_is_not_plain_is_handed_over_with_all_that_was_not_answered(h
     await hub.settle()
     assert len(transport.written) == 1
     assert hub.taken_over == [ELSEWHERE]
-    assert not hub.lanes.all
+    lane.data_received(b"more")
+    assert hub.taken_over == [ELSEWHERE + b"more"]
+
+
+async def test_a_connection_is_fast_again_once_the_real_server_has_answered(hub: Hub) -> None:
+    lane, transport = hub.connect()
+    for number in range(3):
+        lane.data_received(ELSEWHERE + (BEAT[:30] if number else b""))
+        assert len(hub.visits) == number + 1
+        lane.take_back(BEAT[:30] if number else b"")  # what belongs to no answered request
+        lane.data_received(BEAT[30:] if number else BEAT)
+        await hub.settle()
+        assert len(transport.written) == number + 1
+    assert transport.is_closed is False
+
+
+async def test_who_does_not_read_is_not_read_until_it_does_and_ended_after_a_while(hub: Hub) -> None:
+    lane, transport = hub.connect()
+    lane.pause_writing()
+    lane.data_received(BEAT * 3)
+    await hub.settle()
+    assert (transport.written, transport.is_read) == ([], False)
+    lane.resume_writing()
+    await hub.settle()
+    assert (len(transport.written), transport.is_read) == (3, True)
+    now, transport.unread = hub.lanes.loop.time(), 5
+    for seconds in (0, STUCK - 1, STUCK):
+        assert transport.is_aborted is False
+        lane.tidy(now + seconds, KEEP_ALIVE)
+    assert transport.is_aborted
+
+
+async def test_who_reads_slowly_is_given_its_time(hub: Hub) -> None:
+    lane, transport = hub.connect()
+    lane.data_received(question(hub.store.latest_tasks.revision))
+    await hub.settle()
+    for size in range(100, 0, -1):
+        transport.unread = size
+        lane.tidy(hub.lanes.loop.time() + STUCK * (101 - size), KEEP_ALIVE)
+    assert transport.is_aborted is False
+
+
+async def test_once_the_hub_stops_nothing_is_read_and_what_was_read_is_answered(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, beat = asyncio.Event(), hub.calls.heartbeat
+
+    async def slow(*asked: Any) -> Any:
+        await gate.wait()
+        return await beat(*asked)
+
+    monkeypatch.setattr(hub.calls, "heartbeat", slow)
+    (idle, idles), (half, halves), (busy, busys) = hub.connect(), hub.connect(), hub.connect()
+    (unasked, unaskeds), (asked, askeds) = hub.connect(), hub.connect()
+    half.data_received(BEAT[:40])
+    busy.data_received(BEAT)
+    unasked.data_received(b"DELET")
+    asked.data_received(ELSEWHERE)
+    hub.visits[-1].is_asked = True
+    await hub.settle()
+    hub.lanes.close()
+    assert [t.is_closed for t in (idles, halves, busys, unaskeds, askeds)] == [True, True, False, True, False]
+    assert [visit.is_ended for visit in hub.visits] == [True, False]
+    for lane in (idle, half, busy, unasked):
+        lane.data_received(BEAT)
+    gate.set()
+    asked.take_back(BEAT)
+    await hub.settle()
+    assert [len(t.written) for t in (idles, halves, busys, unaskeds, askeds)] == [0, 0, 1, 0, 0]
+    assert b"connection: close\r\n" in busys.written[0]
+    assert (busys.is_closed, askeds.is_closed, len(hub.visits)) == (True, True, 2)
+    _late, lates = hub.connect()
+    assert lates.is_closed
 
 
 async def test_a_request_that_fails_is_handed_over_to_be_done_again(
@@ -129,7 +236,7 @@ async def test_a_request_that_fails_is_handed_over_to_be_done_again(
         lane.data_received(data)
         await hub.settle()
         assert transport.written == []
-        assert hub.taken_over.pop() == data
+        assert hub.visits.pop().data == data
     assert len(hub.waiters) == 0
 
 
@@ -200,14 +307,14 @@ async def test_who_leaves_is_held_no_more_and_told_nothing(hub: Hub) -> None:
 async def test_idle_connections_are_closed_and_slow_requests_handed_over_and_held_ones_left_alone(
     hub: Hub,
 ) -> None:
-    (idle, idles), (slow, slows), (held, helds) = hub.connect(), hub.connect(), hub.connect()
+    (idle, idles), (slow, _slows), (held, helds) = hub.connect(), hub.connect(), hub.connect()
     slow.data_received(BEAT[:20])
     held.data_received(question(hub.store.latest_tasks.revision))
     await hub.settle()
     now = hub.lanes.loop.time()
     for lane in (idle, slow, held):
         lane.tidy(now + SLOW / 2, KEEP_ALIVE)
-    assert (idles.is_closed, slows.protocol) == (False, None)
+    assert (idles.is_closed, hub.visits) == (False, [])
     for lane in (idle, slow, held):
         lane.tidy(now + KEEP_ALIVE, KEEP_ALIVE)
     assert (idles.is_closed, helds.is_closed, helds.written) == (True, False, [])

@@ -283,6 +283,18 @@ async def test_no_way_of_writing_a_path_opens_it(hub: Hub, path: str) -> None:
     assert (await hub.ask("POST", path, token)).status == 403
 
 
+@pytest.mark.parametrize("path", ["//api/tasks", "///api/tasks", "http://hub//api/tasks", "//health"])
+async def test_a_path_that_is_not_right_is_none_and_nobody_keeps_its_answer(hub: Hub, path: str) -> None:
+    for token, status in ((None, 401), (TOKEN, 404)):
+        answer = await hub.ask("GET", path, token)
+        assert (answer.status, answer.headers[b"cache-control"]) == (status, b"no-store")
+
+
+async def test_nobody_keeps_an_answer_however_its_path_is_written(hub: Hub) -> None:
+    answer = await hub.ask("GET", "http://hub/api/tasks", TOKEN)
+    assert (answer.status, answer.headers[b"cache-control"]) == (200, b"no-store")
+
+
 async def test_a_method_that_a_path_does_not_take_is_told_as_such(hub: Hub) -> None:
     token = await hub.token(Role.VIEWER)
     answer = await hub.ask("PUT", "/api/tasks", token)
