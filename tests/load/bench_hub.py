@@ -50,10 +50,11 @@ class Size:
     nodes: tuple[int, ...] = (100, 1_000, 5_000, 10_000)
     switches: int = 3
     beats: float = 6.0
-    window: float = 20.0
+    # As long as a question is held: after a switch all nodes ask again in step.
+    window: float = 25.0
 
 
-QUICK = Size(nodes=(100, 1_000), switches=2, beats=2.0, window=8.0)
+QUICK = Size(nodes=(100, 1_000), switches=2, beats=2.0, window=25.0)
 
 
 class Bench:
@@ -78,17 +79,17 @@ class Bench:
             fleet = _Fleet(stack, directory, hubs, nodes, self._keep)
             title = f"{setup.title}, {nodes:,} nodes"
             empty = hubs.resident
-            self.say(f"{title}: registering")
+            self.say(f"{title}: registering, and every node asks for its task")
             spent = hubs.cpu
-            seconds, count = fleet.do("register", CONNECTIONS)
-            register_ms = (hubs.cpu - spent) / count * 1000
-            registered = hubs.resident
-            self.say(f"{title}: {count / seconds:,.0f} registrations/s; now every node asks for its task")
-            fleet.do("hold", LONGEST_WAIT)
+            seconds, count = fleet.do("join", CONNECTIONS, LONGEST_WAIT)
+            join_ms = (hubs.cpu - spent) / count * 1000
             hubs.settle()
             held = hubs.resident
-            self.say(f"{title}: {nodes:,} held; heartbeats as fast as they are answered")
+            self.say(
+                f"{title}: {count / seconds:,.0f} nodes/s joined; heartbeats as fast as they are answered"
+            )
             beats, beat_ms = self._closed_loop(hubs, fleet)
+            _beats, beat_ms_fresh = self._closed_loop(hubs, fleet, is_fresh=True)
             self.say(
                 f"{title}: {beats:,.0f} heartbeats/s; now as nodes send them, and {INTERVAL:.0f} s apart"
             )
@@ -100,6 +101,7 @@ class Bench:
             cores, others_cores, load = self._window(hubs, fleet)
             resident = hubs.resident
             trouble = self._trouble(hubs, fleet, nodes) if setup.name == "sqlite" else None
+            full_way = 0.0 if setup.name == "bare" else _full_way(hubs)
             fleet.do("rest")
             fleet.do("release")
             hubs.settle()
@@ -107,13 +109,14 @@ class Bench:
             _beats, beat_ms_later = self._closed_loop(hubs, fleet)
         shutil.rmtree(directory, ignore_errors=True)
         return Measured(
-            registrations=count / seconds,
-            register_ms=register_ms,
-            node_kib=(registered - empty) / nodes / 1024,
-            held_kib=(held - registered) / nodes / 1024,
+            joins=count / seconds,
+            join_ms=join_ms,
+            held_kib=(held - empty) / nodes / 1024,
             beats=beats,
             beat_ms=beat_ms,
+            beat_ms_fresh=beat_ms_fresh,
             beat_ms_later=beat_ms_later,
+            full_way=full_way,
             left=left,
             told=told,
             cores=cores,
@@ -128,10 +131,9 @@ class Bench:
         if nodes < 0.9 * max(self._size.nodes):  # of the largest fleet, less what the machine's limits cost
             return None
         self.say("kill -9 of the hub, which is started again")
-        before = fleet.counts()["asked"]
         hubs.hubs[0].crash()
         began = time.monotonic()
-        while fleet.counts()["asked"] - before < nodes and time.monotonic() - began < 60:
+        while hubs.counted("gridcore_held_requests") < nodes and time.monotonic() - began < 60:
             time.sleep(0.5)
         back_within = time.monotonic() - began
         self.say(f"all have asked again within {back_within:.1f} s; is anybody called Offline?")
@@ -145,10 +147,10 @@ class Bench:
         self.say(f"{found:,} are Offline, told in {len(events)} events")
         return Trouble(back_within, offline, lost, found, len(events))
 
-    def _closed_loop(self, hubs: Running, fleet: _Fleet) -> tuple[float, float]:
+    def _closed_loop(self, hubs: Running, fleet: _Fleet, *, is_fresh: bool = False) -> tuple[float, float]:
         """Heartbeats a second, and ms of CPU each, with nothing else going on."""
         spent = hubs.cpu
-        seconds, count = fleet.do("beat_for", self._size.beats, CONNECTIONS)
+        seconds, count = fleet.do("beat_for", self._size.beats, CONNECTIONS, is_fresh)
         return count / seconds, (hubs.cpu - spent) / count * 1000
 
     def _switch(self, hubs: Running, fleet: _Fleet, nodes: int) -> list[float]:
@@ -188,7 +190,7 @@ class _Fleet:
     """As few simulator processes as file descriptors allow, as one."""
 
     def __init__(self, stack: ExitStack, directory: Path, hubs: Running, nodes: int, keep: float) -> None:
-        processes = math.ceil(nodes / most_nodes(keep, 1))
+        processes = math.ceil(nodes / most_nodes(1))
         bounds = [nodes * number // processes for number in range(processes + 1)]
         self._parts = [
             Simulator(stack, directory, first, end - first, keep, hubs.ports)
@@ -216,10 +218,24 @@ class _Fleet:
         return [part.answer() for part in self._parts]
 
 
-def most_nodes(keep: float, hubs: int) -> int:
-    """How many nodes so many hub processes can have connections with."""
-    each = 1 + min(1.0, 1.02 * keep / INTERVAL)
-    return int((resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE) / each) * hubs
+def most_nodes(hubs: int, *, is_behind_proxy: bool = False) -> int:
+    """How many nodes so many hub processes, or one proxy before them, can have connections with.
+
+    Two each: a node that has just joined has a question on one, and keeps the other. A proxy has as many to
+    the hub.
+    """
+    each = 4 if is_behind_proxy else 2
+    return (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE) // each * (1 if is_behind_proxy else hubs)
+
+
+def _full_way(hubs: Running) -> float:
+    """Per cent of what nodes send most that the real server answered, since the hubs were started."""
+    routes = ("gridnode-heartbeat", "gridnode-task")
+    fast, full = (
+        sum(hubs.counted(f'gridcore_requests_total{{route="{route}",way="{way}"}}') for route in routes)
+        for way in ("fast", "full")
+    )
+    return 100 * full / (fast + full)
 
 
 def _shown(told: list[list[float]]) -> str:
@@ -257,7 +273,7 @@ def main() -> int:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         bench = Bench(directory, size, options.keep)
         for setup in setups:
-            most = most_nodes(options.keep, setup.hubs)
+            most = most_nodes(setup.hubs, is_behind_proxy=setup.is_behind_proxy)
             bench.say(f"{setup.title}: {hard:,} file descriptors a process are enough for {most:,} nodes")
             try:
                 for nodes in sorted({min(nodes, most) for nodes in size.nodes}):

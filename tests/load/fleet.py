@@ -4,9 +4,9 @@
 
 Each line on standard input is an order (a JSON list: name, arguments…), each line on standard output its
 answer. The nodes live on while no order is under way. A node behaves like our agent: it registers, keeps one
-request for the task held, and sends heartbeats over another connection, which its HTTP client closes after
-KEEP idle seconds (aiohttp: 15). It comes back by itself when a hub was away. One thing is kinder than a real
-fleet: after a switch the nodes' next waits differ, so that the questions that follow are spread evenly.
+request for the task held, and sends heartbeats. All that goes over connections which it keeps as the agent's
+HTTP client does (`pool.py`), for KEEP idle seconds (aiohttp: 15), and it comes back as the agent does when a
+hub was away.
 """
 
 from __future__ import annotations
@@ -23,93 +23,126 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from agent.contact import RETRY_FIRST, RETRY_MOST
+from agent.slots import doubled, jittered
 from tests.load.links import Link, Loop
+from tests.load.pool import Pool
 from tests.load.wire import Answer, Requests
 
 WAIT = 25
-RETRY = 1.0
-"""Seconds, with as much again by chance, until a node tries a hub that is away again."""
+
+Asked = Callable[[Answer], None]
 
 
 class Node:
     """What the simulator keeps of one node."""
 
-    __slots__ = (
-        "beat",
-        "due",
-        "etag",
-        "held",
-        "id",
-        "interval",
-        "is_asking",
-        "is_gone",
-        "requests",
-        "spread",
-        "wait",
-    )
+    __slots__ = ("etag", "failures", "id", "interval", "is_gone", "pool", "requests", "under_way")
 
-    def __init__(self, number: int, requests: Requests) -> None:
+    def __init__(self, number: int, requests: Requests, pool: Pool) -> None:
         self.id = f"bench-{number:06d}"
         self.requests = requests
+        self.pool = pool
         self.etag: bytes | None = None
-        self.held: Link | None = None
-        self.beat: Link | None = None
         self.interval = 30.0
-        self.due = 0.0
-        self.is_asking = self.is_gone = False
-        self.wait = WAIT
-        # The golden ratio spreads any number of nodes evenly.
-        self.spread = 1 + int(number * 0.618033988749895 % 1 * WAIT)
+        self.failures = dict.fromkeys(("beat", "ask"), 0)
+        """In a row, by what it tried."""
+        self.under_way: set[Link] = set()
+        self.is_gone = False
 
 
 class Fleet:
     """The nodes of this process, and what was seen of them."""
 
     def __init__(self, token: str, first: int, count: int, keep: float, ports: list[int]) -> None:
+        self.loop = Loop()
         kinds = [Requests(port, token) for port in ports]
-        self._nodes = [Node(number, kinds[number % len(kinds)]) for number in range(first, first + count)]
-        self._keep = keep
+        self._nodes = [
+            Node(number, kinds[number % len(kinds)], Pool(self.loop, ports[number % len(ports)], keep))
+            for number in range(first, first + count)
+        ]
         self._random = Random(first)
         self._began = time.monotonic()
         self._told: list[float] = []
-        self._counts = dict.fromkeys(("registered", "beats", "asked", "told", "unknown", "refused"), 0)
+        self._counts = dict.fromkeys(("joined", "beats", "asked", "told", "unknown", "refused"), 0)
         self._is_live = False
         self._is_done = False
-        self.loop = Loop()
 
-    def register(self, connections: int) -> dict[str, Any]:
-        """All nodes, over so many connections at once."""
-        return self._work_off(connections, lambda node: node.requests.register(node.id), "registered")
-
-    def beat_for(self, seconds: float, connections: int) -> dict[str, Any]:
-        """Heartbeats of all nodes in turn as fast as they are answered, for so many seconds."""
-        return self._work_off(connections, self._heartbeat, "beats", seconds)
-
-    def hold(self, wait: int) -> dict[str, Any]:
-        """Every node asks for the task, and again with the ETag, for at most `wait` seconds this time."""
+    def join(self, connections: int, wait: int = WAIT) -> dict[str, Any]:
+        """All nodes, so many at once: each registers, says how it does, and asks for the task until that is
+        held, for `wait` seconds at most this time."""
         began, waiting = time.monotonic(), deque(self._nodes)
-        done: list[Node] = []
 
-        def ask_first(node: Node) -> None:
-            link = node.held = self.loop.connect(node.requests.port)
+        def next_one() -> None:
+            if waiting:
+                join_one(waiting.popleft())
 
-            def first(answer: Answer) -> None:
+        def join_one(node: Node) -> None:
+            def registered(answer: Answer) -> None:
+                self._check(answer)
+                self._exchange(node, self._heartbeat(node), self._check, self._never)
+                self._exchange(node, node.requests.ask(node.id, None, 0), asked, self._never)
+
+            def asked(answer: Answer) -> None:
                 self._take(node, answer)
-                link.on_answer = lambda later: self._on_task(node, later)
-                link.on_lost = lambda: self._retry(node)
+                self._counts["joined"] += 1
                 self._ask(node, wait)
-                done.append(node)
-                if waiting:
-                    ask_first(waiting.popleft())
+                next_one()
 
-            link.on_answer = first
+            self._exchange(node, node.requests.register(node.id), registered, self._never)
+
+        before = self._counts["joined"]
+        for _ in range(connections):
+            next_one()
+        self.loop.run(lambda: self._counts["joined"] - before == len(self._nodes))
+        return {"seconds": time.monotonic() - began, "count": len(self._nodes)}
+
+    def beat_for(self, seconds: float, connections: int, is_fresh: bool) -> dict[str, Any]:
+        """Heartbeats of all nodes in turn as fast as they are answered, for so many seconds.
+
+        Over so many connections that are kept; `is_fresh`: or over a new one each, as nodes send them that
+        have closed theirs meanwhile.
+        """
+        began, waiting = time.monotonic(), deque(self._nodes)
+        links: list[Link] = []
+        count = under_way = 0
+
+        def next_beat(link: Link) -> None:
+            nonlocal under_way
+            if time.monotonic() - began >= seconds:
+                return
+            node = waiting.popleft()
+            waiting.append(node)
+            under_way += 1
+            link.send(self._heartbeat(node))
+
+        def answered(link: Link, answer: Answer) -> None:
+            nonlocal count, under_way
+            under_way -= 1
+            count += 1
+            self._counts["beats"] += 1
+            self._check(answer)
+            if is_fresh:
+                link.close()
+                links.remove(link)
+                begin(len(links))
+            else:
+                next_beat(link)
+
+        def begin(number: int) -> None:
+            link = self.loop.connect(self._nodes[number % len(self._nodes)].requests.port)
+            link.on_answer = lambda answer: answered(link, answer)
             link.on_lost = self._never
-            link.send(node.requests.ask(node.id, None, 0))
+            links.append(link)
+            next_beat(link)
 
-        for _ in range(min(100, len(waiting))):
-            ask_first(waiting.popleft())
-        self.loop.run(lambda: len(done) == len(self._nodes))
-        return {"seconds": time.monotonic() - began, "count": len(done)}
+        for number in range(connections):
+            begin(number)
+        self.loop.run(lambda: under_way == 0)
+        took = time.monotonic() - began
+        for link in links:
+            link.close()
+        return {"seconds": took, "count": count}
 
     def live(self, interval: float) -> dict[str, Any]:
         """From now on every node sends its heartbeats, evenly spread over the interval (seconds)."""
@@ -139,18 +172,13 @@ class Fleet:
         lost = self._nodes[::2]
         for node in lost:
             node.is_gone = True
-            for link in (node.held, node.beat):
-                if link is not None:
-                    link.close()
+            self._close(node)
         return {"count": len(lost)}
 
     def release(self) -> dict[str, Any]:
         """Close every node's connections."""
         for node in self._nodes:
-            for link in (node.held, node.beat):
-                if link is not None:
-                    link.close()
-            node.held = node.beat = None
+            self._close(node)
         return {}
 
     def obey(self) -> None:
@@ -168,131 +196,102 @@ class Fleet:
         self.loop.listen(sys.stdin.fileno(), self.obey)
         self.loop.run(lambda: self._is_done)
 
-    def _work_off(
-        self, connections: int, request: Callable[[Node], bytes], what: str, seconds: float | None = None
-    ) -> dict[str, Any]:
-        """Each node's request in turn over a few connections: once, or round and round for some seconds."""
-        began = time.monotonic()
-        waiting = deque(self._nodes)
-        links = []
-        count = under_way = 0
+    def _exchange(self, node: Node, request: bytes, answered: Asked, failed: Callable[[], None]) -> None:
+        """One request of a node over a connection of its pool. Raises OSError where it cannot make one."""
+        link = node.pool.take()
+        node.under_way.add(link)
 
-        def next_request(link: Link) -> None:
-            nonlocal under_way
-            if not waiting or (seconds is not None and time.monotonic() - began >= seconds):
-                return
-            node = waiting.popleft()
-            if seconds is not None:
-                waiting.append(node)
-            under_way += 1
-            link.send(request(node))
+        def on_answer(answer: Answer) -> None:
+            node.under_way.discard(link)
+            node.pool.give_back(link, is_last=answer.header(b"connection") == b"close")
+            answered(answer)
 
-        def answered(link: Link, answer: Answer) -> None:
-            nonlocal count, under_way
-            under_way -= 1
-            count += 1
-            self._counts[what] += 1
-            if answer.status != 200:
-                self._counts["refused"] += 1
-            next_request(link)
+        def on_lost() -> None:
+            node.under_way.discard(link)
+            failed()
 
-        for number in range(connections):
-            link = self.loop.connect(self._nodes[number % len(self._nodes)].requests.port)
-            link.on_answer = lambda answer, link=link: answered(link, answer)  # type: ignore[misc] # a default argument binds it
-            link.on_lost = self._never
-            links.append(link)
-            next_request(link)
-        self.loop.run(lambda: under_way == 0)
-        took = time.monotonic() - began
-        for link in links:
+        link.on_answer, link.on_lost = on_answer, on_lost
+        link.send(request)
+
+    def _try(self, node: Node, what: str, make: Callable[[], bytes], answered: Asked) -> None:
+        """An exchange as the agent's client has it: once more at once, and then again after a while."""
+        if node.is_gone:
+            return
+
+        def taken(answer: Answer) -> None:
+            node.failures[what] = 0
+            answered(answer)
+
+        def again() -> None:
+            node.failures[what] += 1
+            pause = jittered(doubled(RETRY_FIRST, RETRY_MOST, node.failures[what]), self._random)
+            self.loop.later(pause, lambda: self._try(node, what, make, answered))
+
+        def attempt(failed: Callable[[], None]) -> None:
+            try:
+                self._exchange(node, make(), taken, failed)
+            except OSError:
+                failed()
+
+        attempt(lambda: None if node.is_gone else attempt(again))
+
+    def _close(self, node: Node) -> None:
+        for link in node.under_way:
             link.close()
-        return {"seconds": took, "count": count}
+        node.under_way.clear()
+        node.pool.close()
+
+    def _check(self, answer: Answer) -> None:
+        if answer.status not in (200, 304):
+            self._counts["refused"] += 1
 
     def _ask(self, node: Node, wait: int) -> None:
-        assert node.held is not None
         self._counts["asked"] += 1
-        node.held.send(node.requests.ask(node.id, node.etag, wait))
+        make = lambda: node.requests.ask(node.id, node.etag, wait)  # noqa: E731  as it is when it is sent
+        self._try(node, "ask", make, lambda answer: self._on_task(node, answer))
 
     def _on_task(self, node: Node, answer: Answer) -> None:
-        wait = WAIT
         if self._take(node, answer):
             self._told.append(time.monotonic())
             self._counts["told"] += 1
-            wait = node.spread
         if answer.header(b"gridcore-heartbeat") == b"now":
-            self._beat(node)
-        self._ask(node, wait)
+            self._beat(node, is_extra=True)
+        if answer.status in (200, 304):
+            self._ask(node, WAIT)
+        else:
+            self.loop.later(RETRY_FIRST, lambda: self._ask(node, WAIT))
 
     def _take(self, node: Node, answer: Answer) -> bool:
         """Whether the answer brings something new."""
-        if answer.status not in (200, 304):
-            self._counts["refused"] += 1
-            return False
+        self._check(answer)
         etag = answer.header(b"etag")
-        if etag is None or etag == node.etag:
+        if answer.status not in (200, 304) or etag is None or etag == node.etag:
             return False
         node.etag = etag
         return True
 
-    def _retry(self, node: Node) -> None:
-        """The held request was cut off: ask again, a little later."""
-
-        def again() -> None:
-            if node.is_gone:
-                return
-            try:
-                link = self.loop.connect(node.requests.port)
-            except OSError:
-                self._retry(node)
-                return
-            node.held = link
-            link.on_answer = lambda answer: self._on_task(node, answer)
-            link.on_lost = lambda: self._retry(node)
-            self._ask(node, WAIT)
-
-        self.loop.later(RETRY * (1 + self._random.random()), again)
-
     def _heartbeat(self, node: Node) -> bytes:
         return node.requests.beat(node.id, node.etag or b"", time.monotonic() - self._began)
 
-    def _beat(self, node: Node) -> None:
+    def _beat(self, node: Node, *, is_extra: bool = False) -> None:
+        """A heartbeat, and the next one an interval after its answer, unless this is one between."""
         if not self._is_live or node.is_gone:
             return
-        link = node.beat
-        if link is None or not link.is_open:
-            try:
-                link = node.beat = self.loop.connect(node.requests.port)
-            except OSError:
-                self.loop.later(RETRY, lambda: self._beat(node))
+
+        def answered(answer: Answer) -> None:
+            self._check(answer)
+            said: dict[str, Any] = json.loads(answer.body) if answer.status == 200 else {}
+            if "node_id" in said:  # it has registered again
+                self._try(node, "beat", lambda: self._heartbeat(node), answered)
                 return
-            link.on_answer = lambda answer: self._on_beat(node, answer)
-            link.on_lost = lambda: self._on_beat_lost(node)
-        node.is_asking = True
-        link.send(self._heartbeat(node))
+            self._counts["beats"] += answer.status == 200
+            if said.get("known") is False:
+                self._counts["unknown"] += 1
+                self._try(node, "beat", lambda: node.requests.register(node.id), answered)
+            elif not is_extra:
+                self.loop.later(node_interval(said, node.interval), lambda: self._beat(node))
 
-    def _on_beat(self, node: Node, answer: Answer) -> None:
-        link = node.beat
-        assert link is not None
-        node.is_asking = False
-        said: dict[str, Any] = json.loads(answer.body) if answer.status == 200 else {}
-        if answer.status != 200:
-            self._counts["refused"] += 1
-        elif "node_id" not in said:  # else it answers a registration
-            self._counts["beats"] += 1
-        if said.get("known") is False:
-            self._counts["unknown"] += 1
-            node.is_asking = True
-            link.send(node.requests.register(node.id))
-            return
-        serial = link.serial
-        self.loop.later(node_interval(said, node.interval), lambda: self._beat(node))
-        if self._keep < node.interval:
-            self.loop.later(self._keep, lambda: link.close() if link.serial == serial else None)
-
-    def _on_beat_lost(self, node: Node) -> None:
-        node.beat = None
-        if node.is_asking:
-            self.loop.later(RETRY * (1 + self._random.random()), lambda: self._beat(node))
+        self._try(node, "beat", lambda: self._heartbeat(node), answered)
 
     def _never(self) -> None:
         raise RuntimeError("the hub closed a connection that it was to answer on")

@@ -30,13 +30,15 @@ class Trouble:
 class Measured:
     """One setup under one fleet; CPU in ms of the hubs' together, memory in KiB, times in seconds."""
 
-    registrations: float
-    register_ms: float
-    node_kib: float
+    joins: float
+    join_ms: float
     held_kib: float
     beats: float
     beat_ms: float
+    beat_ms_fresh: float
     beat_ms_later: float
+    full_way: float
+    """Per cent of the heartbeats and questions that did not take the fast way."""
     left: int
     """File descriptors that the hubs had open then."""
     told: list[list[float]]
@@ -65,10 +67,11 @@ def figures_of(setup: Setup, by_nodes: dict[int, Measured], bare: dict[int, Meas
             most = goal(nodes) if is_hub else None
             yield Figure(f"{name}, {nodes:,} nodes", value(one), unit, most, "; ".join(notes))
 
-    yield from rows("registrations", "/s", lambda one: one.registrations)
-    yield from rows("CPU a registration", "ms", lambda one: one.register_ms)
+    yield from rows("nodes that join", "/s", lambda one: one.joins)
+    yield from rows("CPU a node that joins", "ms", lambda one: one.join_ms)
     yield from rows("heartbeats, closed loop", "/s", lambda one: one.beats)
     yield from rows("CPU a heartbeat", "ms", lambda one: one.beat_ms, goal=lambda _nodes: BEAT_MS_MOST)
+    yield from rows("  over a new connection each", "ms", lambda one: one.beat_ms_fresh)
     yield from rows(
         "  once all nodes have closed theirs",
         "ms",
@@ -82,9 +85,12 @@ def figures_of(setup: Setup, by_nodes: dict[int, Measured], bare: dict[int, Meas
         goal=lambda nodes: CORES_MOST if 9_000 <= nodes <= 10_000 else None,
         note=lambda one: one.load + (f", others {one.others_cores:.2f} cores" if one.others_cores else ""),
     )
-    yield from rows("memory a registered node", "KiB", lambda one: one.node_kib)
+    if is_hub:
+        yield from rows(
+            "heartbeats and questions on the full way", "%", lambda one: one.full_way, goal=lambda _nodes: 0.0
+        )
     yield from rows(
-        "memory a held connection",
+        "memory a node that holds its question",
         "KiB",
         lambda one: one.held_kib,
         goal=lambda nodes: HELD_KIB_MOST if nodes >= 1_000 else None,

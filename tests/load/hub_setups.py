@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.load.processes import memory, stat
+from tests.servers.haproxy import example
 
 TOKEN = "a-token-of-the-benchmark-and-of-nothing-else"
 STARTS_WITHIN = 20.0
@@ -77,12 +79,13 @@ class Running:
 
     hubs: list[Service]
     others: list[Service] = field(default_factory=list)
-    switches: int = 0
+    front: Service | None = None
+    """What nodes talk to instead of the hubs: a load balancer, one of the others."""
 
     @property
     def ports(self) -> list[int]:
-        """Of the hubs."""
-        return [hub.port for hub in self.hubs]
+        """That nodes talk to."""
+        return [service.port for service in ([self.front] if self.front else self.hubs)]
 
     @property
     def cpu(self) -> float:
@@ -126,13 +129,19 @@ class Running:
 
     def get(self, path: str) -> Any:
         """What the first hub answers."""
-        return self._call("GET", path)
+        return json.loads(self._call("GET", path, self.hubs[0]))
+
+    def counted(self, name: str) -> float:
+        """A metric of all hubs, added up; `name` with its labels."""
+        texts = [self._call("GET", "/metrics", hub) for hub in self.hubs]
+        lines = [line.rpartition(" ") for text in texts for line in text.splitlines()]
+        return sum(float(value) for known, _, value in lines if known == name)
 
     def _post(self, path: str, body: Any = None) -> None:
-        self._call("POST", path, body)
+        self._call("POST", path, self.hubs[0], body)
 
-    def _call(self, method: str, path: str, body: Any = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.hubs[0].port, timeout=60)
+    def _call(self, method: str, path: str, hub: Service, body: Any = None) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=60)
         wire = None if body is None else json.dumps(body)
         connection.request(method, path, wire, {"Authorization": f"Bearer {TOKEN}"})
         answer = connection.getresponse()
@@ -140,7 +149,7 @@ class Running:
         connection.close()
         if answer.status not in (200, 201):
             raise RuntimeError(f"{path}: {answer.status} {text[:200]!r}")
-        return json.loads(text)
+        return text.decode()
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,7 @@ class Setup:
     title: str
     hubs: int
     start: Callable[[ExitStack, Path], Running]
+    is_behind_proxy: bool = False
 
 
 def free_port() -> int:
@@ -229,6 +239,19 @@ def _two_with_redis(stack: ExitStack, directory: Path) -> Running:
     return Running([start_hub(stack, directory, state, f"hub-{name}") for name in "ab"], [redis])
 
 
+def _one_behind_haproxy(stack: ExitStack, directory: Path) -> Running:
+    hub = start_hub(stack, directory, f"sqlite:///{directory}/hub.db")
+    port = free_port()
+    config = directory / "haproxy.cfg"
+    most = (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100) // 2
+    config.write_text(example(directory, {"hub1": f"127.0.0.1:{hub.port}"}, port, connections=most))
+    try:
+        proxy = start(stack, ["haproxy", "-db", "-q", "-f", str(config)], port, directory / "haproxy.log")
+    except FileNotFoundError:
+        raise CannotStart("there is no haproxy on this machine (apt-get install haproxy)") from None
+    return Running([hub], [proxy], proxy)
+
+
 def _bare(stack: ExitStack, directory: Path) -> Running:
     port = free_port()
     command = [sys.executable, "-m", "tests.load.bare_hub", str(port)]
@@ -239,6 +262,7 @@ SETUPS = (
     Setup("bare", "bare ASGI on the same server", 1, _bare),
     Setup("sqlite", "one hub, SQLite", 1, _one_with_sqlite),
     Setup("redis", "two hubs, one Redis", 2, _two_with_redis),
+    Setup("haproxy", "one hub, SQLite, behind HAProxy", 1, _one_behind_haproxy, is_behind_proxy=True),
 )
 
 
@@ -246,11 +270,18 @@ class Simulator:
     """One process of nodes, by its orders."""
 
     def __init__(
-        self, stack: ExitStack, directory: Path, first: int, count: int, keep: float, ports: list[int]
+        self,
+        stack: ExitStack,
+        directory: Path,
+        first: int,
+        count: int,
+        keep: float,
+        ports: list[int],
+        token: str = TOKEN,
     ):
-        token = directory / "token"
-        token.write_text(TOKEN)
-        words = [str(token), str(first), str(count), str(keep), ",".join(map(str, ports))]
+        file = directory / "token"
+        file.write_text(token)
+        words = [str(file), str(first), str(count), str(keep), ",".join(map(str, ports))]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.load.fleet", *words],
             cwd=ROOT,

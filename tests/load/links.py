@@ -51,8 +51,13 @@ class Link:
         except OSError:
             self._lose()
 
+    def rest(self) -> None:
+        """Nobody waits for anything on it."""
+        self.on_answer, self.on_lost = _ignore, _nothing
+
     def close(self) -> None:
         """Without a word to the handlers."""
+        self.rest()  # they may know the link: nobody looks for such circles
         if self._sock is not None:
             self._loop.forget(self._sock.fileno())
             self._sock.close()
@@ -96,9 +101,10 @@ class Link:
             self.send(request)
 
     def _lose(self) -> None:
+        on_lost = self.on_lost
         self.close()
         self._loop.lost += 1
-        self.on_lost()
+        on_lost()
 
 
 class Loop:

@@ -74,22 +74,8 @@ class Haproxy:
 
         Without `pem`, certificate and key in one file, it listens without TLS.
         """
-        port, text = free_port(), EXAMPLE.read_text()
-        shown = re.search(r"(    server hub-\d+ [\d.:]+\n)+", text)
-        bind = re.search(r"bind :443 ssl crt /etc/haproxy/hub.pem(.+)", text)
-        assert shown, f"{EXAMPLE} has no servers any more"
-        assert bind, f"{EXAMPLE} listens in another way now"
-        changed = {
-            shown[0]: "".join(f"    server {name} {hub}\n" for name, hub in hubs.items()),
-            bind[0]: f"bind {address}:{port}" + (f" ssl crt {pem}{bind[1]}" if pem else ""),
-            "maxconn 60000": "maxconn 1000",
-            "log /dev/log local0": "log stdout format raw local0",
-            "/run/haproxy/admin.sock mode 660": f"{directory}/admin mode 600",
-        }
-        for theirs, own in changed.items():
-            assert theirs in text, f"{EXAMPLE} does not say {theirs!r} any more"
-            text = text.replace(theirs, own)
-        return cls(directory, text, port, address)
+        port = free_port()
+        return cls(directory, example(directory, hubs, port, address, pem), port, address)
 
     def __enter__(self) -> Haproxy:
         self._child.start(lambda: accepts(self.port, self._address))
@@ -115,3 +101,30 @@ class Haproxy:
     def wait_until_up(self, count: int) -> None:
         """Wait until so many hubs are up. Raises ServerError."""
         wait_until(lambda: len(self.up) == count, f"{count} hubs are up")
+
+
+def example(
+    directory: Path,
+    hubs: Mapping[str, str],
+    port: int,
+    address: str = "127.0.0.1",
+    pem: Path | None = None,
+    connections: int = 1_000,
+) -> str:
+    """The example's text as `Haproxy.of_example` has it, for so many connections at most."""
+    text = EXAMPLE.read_text()
+    shown = re.search(r"(    server hub-\d+ [\d.:]+\n)+", text)
+    bind = re.search(r"bind :443 ssl crt /etc/haproxy/hub.pem(.+)", text)
+    assert shown, f"{EXAMPLE} has no servers any more"
+    assert bind, f"{EXAMPLE} listens in another way now"
+    changed = {
+        shown[0]: "".join(f"    server {name} {hub}\n" for name, hub in hubs.items()),
+        bind[0]: f"bind {address}:{port}" + (f" ssl crt {pem}{bind[1]}" if pem else ""),
+        "maxconn 60000": f"maxconn {connections}",
+        "log /dev/log local0": "log stdout format raw local0",
+        "/run/haproxy/admin.sock mode 660": f"{directory}/admin mode 600",
+    }
+    for theirs, own in changed.items():
+        assert theirs in text, f"{EXAMPLE} does not say {theirs!r} any more"
+        text = text.replace(theirs, own)
+    return text
