@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from hub import operations
 from hub.events import EventQuery, Recorded
-from hub.insight import Insight
-from hub.notify_rules import Memory, Seen, judge
+from hub.notify_rules import Memory, judge
+from hub.outlook import Outlook
 from hub.state import Change, Mark, Moment, Operation, Outcome, View
 from hub.store import Store
 
@@ -27,9 +27,6 @@ STEP_INTERVAL = 2.0
 LEASE_TIME = 20.0
 """Seconds that the lease is taken for; it is renewed when half of them are over."""
 
-FRESH = 60.0
-"""Seconds after which a look at a queue says nothing of now."""
-
 PAGE, PAGES = 1000, 20
 """Events that are read at once, and how often in one step."""
 
@@ -39,9 +36,9 @@ LEASE, MEMORY = "notify-lease", "notify"
 class Crier:
     """Hands the messengers what there is to tell."""
 
-    def __init__(self, store: Store, insight: Insight, messengers: Sequence[Messenger]) -> None:
+    def __init__(self, store: Store, outlook: Outlook, messengers: Sequence[Messenger]) -> None:
         self._store = store
-        self._insight = insight
+        self._outlook = outlook
         self._messengers = messengers
         self._shares = {messenger.target.share for messenger in messengers}
         self._holder = secrets.token_hex(8)
@@ -55,7 +52,7 @@ class Crier:
             kept = await self._store.run(read_mark(MEMORY))
             memory = Memory(await self._newest()) if kept is None else Memory.load(kept)
             happened = await self._store.events(EventQuery(after=memory.cursor, limit=PAGE))
-            after, notes = judge(memory, await self._look(), happened, self._shares)
+            after, notes = judge(memory, await self._outlook.look(), happened, self._shares)
             if (kept is None or after != memory) and not await self._store.run(
                 settle(kept, after.dump(), self._holder)
             ):
@@ -79,23 +76,6 @@ class Crier:
         """The end of the trail: a hub that never told anything tells nothing of what was."""
         newest: Sequence[Recorded] = await self._store.events(EventQuery(limit=1))
         return newest[0].id if newest else ""
-
-    async def _look(self) -> Seen:
-        tasks, fleet = await self._store.tasks(), await self._insight.fleet.count()
-        now, current = time.time(), tasks.current
-        if current is None or tasks.is_held:
-            return Seen(now)
-        sample = self._insight.watch.latest(current)
-        is_fresh = sample is not None and now - sample.wall <= FRESH
-        return Seen(
-            now,
-            current.name,
-            tasks.revision,
-            current.started_at,
-            sample.queues.input.items if sample is not None and is_fresh else None,
-            fleet.online,
-            fleet.failing,
-        )
 
 
 def read_mark(name: str) -> Operation[Mark | None]:

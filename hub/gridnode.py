@@ -20,7 +20,7 @@ from gridcore.protocol import (
     RegisterRequest,
     TaskConfig,
 )
-from hub import operations, token_operations
+from hub import token_operations
 from hub.bodies import read_message
 from hub.description import document_answer_headers, document_empty, document_example
 from hub.door import actor
@@ -168,7 +168,7 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
         """The last act of a node that stops: it is Offline now."""
         message = await read_message(request, DeregisterRequest)
         insist_on(actor(request), message.node_id)
-        node = await store.run(operations.deregister(message.node_id), actor(request))
+        node = await calls.deregister(message.node_id, actor(request))
         if node is not None:
             log.info("node left", node=node.record.id, hostname=node.record.hostname)
         return no_content(204)

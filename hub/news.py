@@ -22,11 +22,12 @@ log = structlog.get_logger()
 
 
 class News:
-    """What is still to be told; a node that did the same twice is told once."""
+    """What is still to be told; a node that did the same twice is told once, and what is over is not told."""
 
     def __init__(self) -> None:
         self._back: dict[str, None] = {}  # ordered sets
         self._failing: dict[str, str | None] = {}
+        self._recovered: dict[str, None] = {}
 
     def back(self, node_id: str) -> None:
         """A node that was Offline is heard again."""
@@ -34,14 +35,31 @@ class News:
 
     def failing(self, node_id: str, reason: str | None) -> None:
         """A node is in Error that was not before; `reason` is what it says itself."""
-        self._failing[node_id] = reason
+        if node_id in self._recovered:
+            del self._recovered[node_id]  # told as failing already, and it is
+        else:
+            self._failing[node_id] = reason
+
+    def recovered(self, node_id: str) -> None:
+        """A node is not in Error any more that was before."""
+        if node_id in self._failing:
+            del self._failing[node_id]  # nobody was told yet
+        else:
+            self._recovered[node_id] = None
+
+    def left(self, node_id: str) -> None:
+        """A node said that it goes: what it did before is over."""
+        for told_later in (self._back, self._failing, self._recovered):
+            told_later.pop(node_id, None)
 
     def take(self, now: float) -> list[Event]:
         """What there is to tell, as events of this time; each is told once."""
-        back, failing = list(self._back), dict(self._failing)
-        self._back.clear()
-        self._failing.clear()
+        back, failing, recovered = list(self._back), dict(self._failing), list(self._recovered)
+        for told in (self._back, self._failing, self._recovered):
+            told.clear()
         events = [_event(now, "nodes-back", back, {})] if back else []
+        if recovered:
+            events.append(_event(now, "nodes-recovered", recovered, {}))
         if failing:
             reason = next((reason for reason in failing.values() if reason), None)
             events.append(_event(now, "nodes-failing", list(failing), {"example": reason}))

@@ -22,6 +22,7 @@ from hub.logdesk import Desk
 from hub.longpoll import Known
 from hub.news import News
 from hub.pace import Pace
+from hub.registry import Node
 from hub.store import Store
 from hub.tasklist import Assignment, Task, TaskList
 from hub.tokens import needs_renewal
@@ -100,6 +101,8 @@ class NodeCalls:
             self._news.back(node_id)
         if beat.is_failing:
             self._news.failing(node_id, report.reason)
+        elif beat.has_recovered:
+            self._news.recovered(node_id)
         if beat.takes_up:
             self._took_up(beat.takes_up)
         wire: dict[str, Any] = {
@@ -117,6 +120,12 @@ class NodeCalls:
                 wire["logs"] = [order.model_dump(mode="json") for order in logs]
         # As `HeartbeatAnswer` has it; to make one for each heartbeat would cost more than all the rest.
         return {name: value for name, value in wire.items() if value is not None}
+
+    async def deregister(self, node_id: str, by: Actor) -> Node | None:
+        """Note a node's last word; None if it was not there."""
+        node = await self.store.run(operations.deregister(node_id), by)
+        self._news.left(node_id)
+        return node
 
     async def arrive(self, question: Question, *, may_hold: bool) -> Found | None:
         """What a question that just arrived is answered, or None where it is to be held.

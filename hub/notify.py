@@ -1,6 +1,7 @@
 """Telling people: each target has a queue and a loop of its own, so that one that hangs holds up nobody.
 
-A message is tried a few times and then dropped, with a line in the log and an event. What comes sooner after
+A message is tried a few times and then dropped, with a line in the log and an event. Each time it says how
+things are then, and what is over is not told. What comes sooner after
 another of its kind than the target wants waits, and becomes one message with those that come meanwhile. So
 nothing grows, however much happens and whoever hangs.
 """
@@ -29,6 +30,7 @@ from hub.events import HUB, Event
 from hub.metrics import Counts
 from hub.notify_rules import Notification, merge
 from hub.notify_target import NotifyTarget
+from hub.outlook import Outlook
 from hub.store import Store
 from hub.views import rfc3339
 
@@ -66,8 +68,12 @@ class Messenger:
         timeout: float = TIMEOUT,
         first_pause: float = FIRST_PAUSE,
         dropped: Callable[[Event], Awaitable[None]] | None = None,
+        check: Callable[[Notification], Awaitable[Notification | None]] | None = None,
     ) -> None:
-        """Raises ConfigError where a file of the target cannot be read."""
+        """`check` says what of a notification is so now, before each try; None that it is over.
+
+        Raises ConfigError where a file of the target cannot be read.
+        """
         self.target = target
         self._key = target.key()
         self._context = target.context()
@@ -76,6 +82,7 @@ class Messenger:
         self._timeout = timeout
         self._first_pause = first_pause
         self._dropped = dropped
+        self._check = check
         self._ready: deque[Notification] = deque()
         self._early: dict[str, Notification] = {}
         self._told_at: dict[str, float] = {}
@@ -155,8 +162,12 @@ class Messenger:
             if attempt:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # not for secrets
                 pause *= 3
+            now = await self._check(notification) if self._check is not None else notification
+            if now is None:
+                log.info("not told, as it is over by now", about=notification.event, to=self.target.name)
+                return
             try:
-                await self.send(notification)
+                await self.send(now)
             except NotDelivered as problem:
                 reason = str(problem)
                 continue
@@ -223,11 +234,13 @@ def headers_of(body: bytes, key: bytes | None, now: float) -> Mapping[str, str]:
     return headers
 
 
-def open_messengers(targets: Sequence[NotifyTarget], store: Store, counts: Counts) -> list[Messenger]:
+def open_messengers(
+    targets: Sequence[NotifyTarget], store: Store, outlook: Outlook, counts: Counts
+) -> list[Messenger]:
     """A messenger for each target; what they drop stands in the audit trail. Raises ConfigError."""
 
     async def dropped(event: Event) -> None:
         with suppress(StoreUnavailable):  # the log has it
             await store.run(operations.note(event))
 
-    return [Messenger(target, counts, dropped=dropped) for target in targets]
+    return [Messenger(target, counts, dropped=dropped, check=outlook.check) for target in targets]

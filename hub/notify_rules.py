@@ -6,7 +6,7 @@ for that is kept by the hub beside how far it has read the audit trail, so that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -61,6 +61,16 @@ class Seen:
     input_items: int | None = None
     online: int = 0
     failing: int = 0
+    healthy: str | None = None
+    """The task that is tried, and is healthy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """How things are when something is sent: `lost` are the nodes that are Offline and did not say so."""
+
+    seen: Seen
+    lost: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +165,42 @@ def _of_event(recorded: Recorded, now: float) -> Notification | None:
 
 def nodes_gone(note_id: str, time: float, count: int, nodes: Sequence[str]) -> Notification:
     """That so many nodes are gone; some of them by name."""
-    text = f"{count} nodes are gone." if count != 1 else f"Node {nodes[0] if nodes else ''} is gone."
+    text = f"Node {nodes[0]} is gone." if count == 1 and nodes else f"{count} nodes are gone."
     return Notification(note_id, NODES_GONE, time, None, text, {"count": count, "nodes": list(nodes)})
+
+
+def as_it_is(note: Notification, now: Now) -> Notification | None:
+    """What is told of this as things are now: between the look and the message there may be minutes, since
+    messages wait and are sent again. None if it is over."""
+    seen, task = now.seen, now.seen.task
+    if note.event == NODES_GONE:
+        return _still_gone(note, now.lost)
+    if note.event == QUEUE_EMPTY:
+        return note if task == note.task and seen.input_items in (0, None) else None
+    if note.event == TASK_FAILING and note.share is not None:
+        is_over = task != note.task or not seen.online or seen.failing / seen.online <= note.share * CALM
+        return None if is_over else replace(_failing(seen, note.share), id=note.id, time=note.time)
+    if note.event == CANARY and note.detail.get("result") == "healthy":
+        return note if seen.healthy == note.task else None
+    return note
+
+
+def _still_gone(note: Notification, lost: Collection[str]) -> Notification | None:
+    names = [name for name in note.detail["nodes"] if name in lost]
+    unnamed = note.detail["count"] - len(note.detail["nodes"])
+    # Of those without a name no more are gone than are gone at all.
+    count = min(len(names) + unnamed, len(lost))
+    if count == note.detail["count"]:
+        return note
+    return nodes_gone(note.id, note.time, count, names) if count > 0 else None
 
 
 def merge(waiting: Notification, newer: Notification) -> Notification:
     """One to tell in place of two of the same kind, as the first could not be told yet."""
     if newer.event == NODES_GONE:
-        count = waiting.detail["count"] + newer.detail["count"]
-        nodes = [*waiting.detail["nodes"], *newer.detail["nodes"]][:NODES_NAMED]
-        return nodes_gone(newer.id, newer.time, count, nodes)
+        named = [*waiting.detail["nodes"], *newer.detail["nodes"]]
+        nodes = list(dict.fromkeys(named))  # who came back in between is gone once
+        count = waiting.detail["count"] + newer.detail["count"] + len(nodes) - len(named)
+        return nodes_gone(newer.id, newer.time, count, nodes[:NODES_NAMED])
     earlier = waiting.detail.get("earlier", 0) + 1
     return replace(newer, detail={**newer.detail, "earlier": earlier})

@@ -27,6 +27,8 @@ class Beat:
     """The node was Offline before."""
     is_failing: bool = False
     """It is in Error, and was not before."""
+    has_recovered: bool = False
+    """It was in Error before, and is not."""
     takes_up: str | None = None
     """The generation that it works on, if it reports that for the first time."""
 
@@ -127,6 +129,7 @@ def heartbeat(report: HeartbeatRequest) -> Operation[Beat]:
             platform=after.record.platform,
             is_back=not node.is_online,
             is_failing=report.status == "Error" and node.live.runtime_status != "Error",
+            has_recovered=report.status != "Error" and node.live.runtime_status == "Error",
             takes_up=None if report.generation == node.live.generation else report.generation,
         )
         return Outcome(beat, _one(after))

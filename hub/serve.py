@@ -32,6 +32,7 @@ from hub.logdesk_redis import SharedLogDesk
 from hub.loop_errors import LoopErrors
 from hub.metrics import Counts
 from hub.news import News, log_nodes, tell
+from hub.outlook import Outlook
 from hub.pace import Pace
 from hub.refusals import Refusals, tell_refusals
 from hub.retention import EVENTS, TOKENS, look_back
@@ -76,13 +77,13 @@ def open_desk(store: Store, waiters: Waiters) -> Desk:
     return SharedLogDesk(store, waiters) if isinstance(store, RedisStore) else LogDesk(waiters)
 
 
-def messengers_for(settings: HubSettings, store: Store, counts: Counts) -> list[Messenger]:
+def messengers_for(settings: HubSettings, store: Store, outlook: Outlook, counts: Counts) -> list[Messenger]:
     """One for each [[notify]]. Raises ConfigError where a file that one names cannot be read."""
     if not settings.notify:
         return []
     from hub.notify import open_messengers  # with it comes an HTTP client: time at start, and memory
 
-    return open_messengers(settings.notify, store, counts)
+    return open_messengers(settings.notify, store, outlook, counts)
 
 
 async def serve(settings: HubSettings) -> None:
@@ -123,8 +124,9 @@ async def _run(
     refusals = Refusals()
     insight = Insight(store, waiters, certificate_ends=(lambda: tls.ends) if tls else None)
     counts = insight.metrics.counts
-    messengers = messengers_for(settings, store, counts)
-    crier = Crier(store, insight, messengers)
+    outlook = Outlook(store, insight)
+    messengers = messengers_for(settings, store, outlook, counts)
+    crier = Crier(store, outlook, messengers)
     pace = Pace()
     app = build_app(
         settings,

@@ -10,6 +10,7 @@ from quart import Quart, Response
 
 from hub.app import create_app
 from hub.events import EventQuery
+from hub.news import News
 from hub.serve import look_at_canary
 from hub.settings import HubSettings
 from hub.store_local import LocalStore, open_memory
@@ -24,13 +25,13 @@ RETENTION = 30 * 86_400.0
 class OperatedHub:
     """The application over a store in memory."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, news: News | None = None, **settings: Any) -> None:
         self.clock = Clock()
         self.store: LocalStore = open_memory(clock=self.clock.read)
         self.clock.watch = self.store.observe
         self.waiters = Waiters()
         configured = HubSettings(token=TOKEN, state="memory:", **settings)
-        self.app: Quart = create_app(configured, self.store, self.waiters)
+        self.app: Quart = create_app(configured, self.store, self.waiters, news=news)
 
     async def ask(
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None

@@ -7,7 +7,8 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner
 
+from gridcore.protocol import RegisterRequest
 from hub.cli import main
 from hub.crier import Crier
 from hub.events import Event, EventQuery
@@ -23,7 +25,9 @@ from hub.metrics import Counts
 from hub.notify import MOST_WAITING, TRIES, Messenger, NotDelivered
 from hub.notify_rules import Notification, nodes_gone
 from hub.notify_target import NotifyTarget
-from hub.operations import note
+from hub.operations import deregister, note, register
+from hub.outlook import Outlook
+from hub.registry import fall_silent
 from hub.state import Change, Operation, Outcome
 from hub.store_local import LocalStore, open_memory
 from hub.waiters import Waiters
@@ -85,15 +89,25 @@ async def receiver() -> AsyncIterator[Receiver]:
     await runner.cleanup()
 
 
+Check = Callable[[Notification], Awaitable[Notification | None]]
+
+
 class Delivery:
     """A messenger at work, and what it gave up."""
 
-    def __init__(self, receiver: Receiver, timeout: float = 5, **target: Any) -> None:
+    def __init__(
+        self, receiver: Receiver, timeout: float = 5, check: Check | None = None, **target: Any
+    ) -> None:
         self.counts = Counts()
         self.dropped: list[Event] = []
         given = {"url": receiver.url, "min_interval": 0, **target}
         self.messenger = Messenger(
-            NotifyTarget(**given), self.counts, timeout=timeout, first_pause=0.001, dropped=self._drop
+            NotifyTarget(**given),
+            self.counts,
+            timeout=timeout,
+            first_pause=0.001,
+            dropped=self._drop,
+            check=check,
         )
         self._stopping = asyncio.Event()
         self._task = asyncio.create_task(self.messenger.run(self._stopping))
@@ -173,8 +187,8 @@ async def test_a_target_hears_of_what_it_asked_for_only(receiver: Receiver) -> N
 
 async def test_what_comes_too_soon_waits_and_becomes_one_message(receiver: Receiver) -> None:
     delivery = Delivery(receiver, min_interval=0.3)
-    for _ in range(1_000):
-        delivery.messenger.offer(GONE)
+    for number in range(1_000):
+        delivery.messenger.offer(nodes_gone("event", 1.0, 3, [str(number)]))
     await delivery.settle("delivered", 2)
     await delivery.end()
     assert [body["detail"]["count"] for body in receiver.bodies] == [3, 3 * 999]
@@ -190,6 +204,26 @@ async def test_what_waits_for_a_receiver_that_hangs_does_not_grow(receiver: Rece
     assert len(delivery.messenger) == MOST_WAITING
     receiver.recover()
     await delivery.end()
+
+
+async def test_each_try_says_what_is_so_then_and_what_is_over_is_not_told(receiver: Receiver) -> None:
+    receiver.statuses = [500, 503]
+    left = 3
+
+    async def check(note: Notification) -> Notification | None:
+        nonlocal left
+        left -= 1
+        return nodes_gone(note.id, note.time, left, []) if left > 0 else None
+
+    delivery = Delivery(receiver, check=check)
+    delivery.messenger.offer(GONE)
+    delivery.messenger.offer(replace(GONE, id="event-2"))
+    async with asyncio.timeout(20):
+        while left > -1:  # noqa: ASYNC110  # nobody is told of a count
+            await asyncio.sleep(0.01)
+    await delivery.end()
+    assert [body["detail"]["count"] for body in receiver.bodies] == [2, 1]
+    assert delivery.dropped == []
 
 
 async def test_why_it_failed_does_not_tell_the_url(unused_port: int) -> None:
@@ -218,7 +252,7 @@ class Hub:
 
     def __init__(self, store: LocalStore) -> None:
         self.messenger = Messenger(NotifyTarget(url="http://127.0.0.1:1/"), Counts())
-        self._crier = Crier(store, Insight(store, Waiters()), [self.messenger])
+        self._crier = Crier(store, Outlook(store, Insight(store, Waiters())), [self.messenger])
 
     async def step(self) -> int:
         """How many messages this look gave to deliver."""
@@ -257,6 +291,21 @@ async def test_after_a_restart_nothing_is_told_twice_and_nothing_is_left_out() -
     after = Hub(store)
     assert [await after.step(), await after.step()] == [1, 0]
     assert len(await store.events(EventQuery())) == 2
+
+
+async def test_what_is_told_of_nodes_is_looked_up_in_the_state() -> None:
+    store = open_memory()
+    for node_id in ("lost", "back", "left"):
+        facts = {"hostname": "h", "architecture": "x86_64", "cpu_count": 1}
+        await store.run(register(RegisterRequest.model_validate({"node_id": node_id, **facts})))
+    await store.run(deregister("left"))
+    lost_one = fall_silent(await store.node("lost"))
+    await store.run(Operation(lambda _view, _at: Outcome(None, Change(nodes={"lost": lost_one}))))
+    outlook = Outlook(store, Insight(store, Waiters()))
+    told = await outlook.check(nodes_gone("1", 1.0, 3, ["back", "left", "lost"]))
+    assert told is not None
+    assert (told.text, told.detail["nodes"]) == ("Node lost is gone.", ["lost"])
+    assert await outlook.check(nodes_gone("1", 1.0, 1, ["back"])) is None
 
 
 # --- The command and the configuration --------------------------------------------------------------------

@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 
 from hub.events import Event, Recorded
-from hub.notify_rules import OLDEST, SETTLING, Memory, Notification, Seen, judge, merge, nodes_gone
+from hub.notify_rules import (
+    OLDEST,
+    SETTLING,
+    Memory,
+    Notification,
+    Now,
+    Seen,
+    as_it_is,
+    judge,
+    merge,
+    nodes_gone,
+)
 
 NOW = 1_700_000_000.0
 SHARE = 0.2
@@ -114,3 +125,62 @@ def test_losses_that_wait_are_told_as_one() -> None:
 def test_of_others_that_wait_the_last_is_told_and_the_rest_counted() -> None:
     (note,) = Story().see(recorded("canary-aborted", reason="x"))
     assert merge(merge(note, note), replace(note, id="9")).detail["earlier"] == 2
+
+
+# --- What is so when it is sent ----------------------------------------------------------------------------
+
+
+def still(note: Notification, lost: tuple[str, ...] = (), **seen: Any) -> Notification | None:
+    given = {"time": NOW, "task": "t", "revision": "1-0", "started_at": NOW - SETTLING, **seen}
+    return as_it_is(note, Now(Seen(**given), frozenset(lost)))
+
+
+@pytest.mark.parametrize(
+    ("count", "names", "lost", "expected"),
+    [
+        (2, ["a", "b"], ("a", "b", "c"), (2, ["a", "b"])),
+        (2, ["a", "b"], ("b", "c"), (1, ["b"])),
+        (2, ["a", "b"], ("c",), None),
+        (9, ["a", "b"], ("a", *map(str, range(20))), (8, ["a"])),
+        (9, ["a", "b"], ("b", "c", "d"), (3, ["b"])),
+        (9, ["a", "b"], (), None),
+    ],
+)
+def test_only_nodes_that_are_still_gone_are_told_of(
+    count: int, names: list[str], lost: tuple[str, ...], expected: tuple[int, list[str]] | None
+) -> None:
+    told = still(nodes_gone("1", NOW, count, names), lost)
+    assert (told and (told.detail["count"], told.detail["nodes"])) == expected
+    assert told is None or told.id == "1"
+
+
+def test_a_node_that_is_gone_twice_is_gone_once() -> None:
+    told = merge(nodes_gone("1", NOW, 2, ["a", "b"]), nodes_gone("2", NOW, 2, ["b", "c"]))
+    assert (told.detail["count"], told.detail["nodes"]) == (3, ["a", "b", "c"])
+
+
+def test_a_queue_that_was_filled_meanwhile_is_not_told_as_empty() -> None:
+    story = Story()
+    story.see(input_items=3)
+    (note,) = story.see(input_items=0)
+    assert [still(note, input_items=items) for items in (0, None)] == [note, note]
+    assert still(note, input_items=1) is None
+    assert still(note, task="other", input_items=0) is None
+
+
+def test_a_task_that_fails_no_more_is_not_told_as_failing() -> None:
+    story = Story()
+    (note,) = story.see(online=10, failing=8)
+    told = still(note, online=9, failing=4)
+    assert told is not None
+    assert (told.text.split(".")[0], told.id) == ("Task t fails on 4 of 9 nodes", note.id)
+    assert still(note, online=10, failing=1) is None
+    assert still(note, online=0) is None
+    assert still(note, task="other", online=10, failing=8) is None
+
+
+def test_a_canary_that_is_over_is_not_told_as_healthy() -> None:
+    healthy, aborted = Story().see(recorded("canary-healthy"), recorded("canary-aborted", reason="r"))
+    assert still(healthy, healthy="t") == healthy
+    assert still(healthy) is None
+    assert still(aborted) == aborted
