@@ -35,7 +35,7 @@ class Visited(Protocol):
         """Write, and return once the client has read enough of it to write more, or is gone."""
 
     def read_on(self) -> None:
-        """What was fed has been taken: there is room for more."""
+        """There is room for more."""
 
     def take_back(self, rest: bytes) -> None:
         """The visit is over; what has arrived and belongs to no answered request comes back."""
@@ -53,7 +53,7 @@ class Visit(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Bytes that were fed and not taken yet."""
+        """Bytes that were fed and that nobody has gone through yet."""
 
     def feed(self, data: bytes) -> None:
         """More bytes have arrived."""
@@ -98,11 +98,13 @@ class _Apps(TaskGroup):
 class _Visit:
     """One; with HTTP/2 and what else is no HTTP/1.1 it lasts as long as the connection does."""
 
-    __slots__ = ("_connection", "_inbox", "_news", "_protocol", "_reading", "is_asked")
+    __slots__ = ("_connection", "_in_work", "_inbox", "_news", "_protocol", "_reading", "is_asked")
 
     def __init__(self, way: FullWay, connection: Visited, data: bytes) -> None:
         self._connection = connection
         self._inbox = bytearray(data)
+        self._in_work = 0
+        """Bytes that Hypercorn has, and has not gone through: a request that waits for the one before."""
         self._news = asyncio.Event()
         self._news.set()
         self.is_asked = False
@@ -123,7 +125,7 @@ class _Visit:
 
     @property
     def waiting(self) -> int:
-        return len(self._inbox)
+        return self._in_work + len(self._inbox)
 
     def feed(self, data: bytes) -> None:
         self._inbox += data
@@ -141,8 +143,10 @@ class _Visit:
                 self._news.clear()
                 data = bytes(self._inbox)
                 self._inbox.clear()
-                self._connection.read_on()
+                self._in_work = len(data)
                 await self._protocol.handle(RawData(data))
+                self._in_work = 0
+                self._connection.read_on()
         except Exception:  # as for any connection: it costs itself alone
             log.exception("a connection failed")
             self._connection.close()

@@ -235,7 +235,7 @@ def _full_way(hubs: Running) -> float:
         sum(hubs.counted(f'gridcore_requests_total{{route="{route}",way="{way}"}}') for route in routes)
         for way in ("fast", "full")
     )
-    return 100 * full / (fast + full)
+    return 100 * full / (fast + full) if fast + full else math.nan  # another tree's hub does not count
 
 
 def _shown(told: list[list[float]]) -> str:
