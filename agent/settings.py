@@ -25,8 +25,12 @@ PASTE_HERE = "paste-the-token-of-the-hub-here"
 
 
 def _hub_address(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(value)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # no port, or no IPv6 address
+        is_address = False
+    if not is_address:
         raise ValueError("expected an address such as http://192.168.1.100:8080")
     return value.rstrip("/")
 

@@ -43,6 +43,8 @@ LONGEST_PAUSE = 60.0
 """Seconds; a hub's Retry-After above that counts as this, since it may be back sooner."""
 TOO_MANY_ATTEMPTS = "too-many-attempts"
 HEARTBEAT_NOW = "GridCore-Heartbeat"
+# The interface of a link-local address (`%eth0`, in URLs also `%25eth0`) means nothing to another machine.
+_ZONED = re.compile(r"(https?://\[)([0-9A-Fa-f:.]+)%(?:25)?([^\]/?#]+)\](:\d+)?(.*)", re.IGNORECASE)
 # What nginx, Go and Apache answer to plain HTTP at a port with TLS; others only close the connection.
 _WANTS_TLS = re.compile(rb"sent to HTTPS port|to an HTTPS server|SSL-enabled server")
 
@@ -100,6 +102,12 @@ class AiohttpTransport:
 
     def __init__(self, base_url: str, trust: Trust | None = None) -> None:
         self._base = base_url.rstrip("/")
+        self._host: str | None = None
+        self._server_name: str | None = None
+        if zoned := _ZONED.fullmatch(self._base):
+            before, self._server_name, zone, port, after = zoned.groups("")
+            self._base = f"{before}{self._server_name}%{zone}]{port}{after}"
+            self._host = f"[{self._server_name}]{port}"
         self._is_tls = self._base.lower().startswith("https:")
         self._trust = trust or Trust()
         self._failed = False
@@ -135,6 +143,8 @@ class AiohttpTransport:
         headers = dict(request.headers)
         if request.token:
             headers["Authorization"] = f"Bearer {request.token}"
+        if self._host is not None:
+            headers["Host"] = self._host
         async with self._session.request(
             request.method,
             self._base + request.path,
@@ -144,6 +154,7 @@ class AiohttpTransport:
             timeout=aiohttp.ClientTimeout(total=request.timeout, connect=CONNECT_TIMEOUT),
             allow_redirects=False,
             ssl=self._trust.context or True,
+            server_hostname=self._server_name,
         ) as answer:
             body = await answer.content.read(MAX_ANSWER)
             while len(body) < MAX_ANSWER and (more := await answer.content.read(MAX_ANSWER - len(body))):

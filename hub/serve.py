@@ -164,10 +164,7 @@ async def _run(
     async def repeat(step: Callable[[], Awaitable[None]], interval: float) -> None:
         await _repeat(step, interval, stopping, counts)
 
-    host, port = listener.getsockname()[:2]
-    log.info(
-        "listening", address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}", version=__version__
-    )
+    log.info("listening", address=address_of(listener), version=__version__)
     # Thousands of held requests are long-lived objects: looking through them often costs more than it frees.
     gc.set_threshold(50_000, 20, 100)
     async with asyncio.TaskGroup() as loops:
@@ -234,6 +231,15 @@ def _nothing_to_reload() -> None:
     log.info("SIGHUP changes nothing: no certificate is configured, and other settings need a restart")
 
 
+def address_of(listener: socket.socket) -> str:
+    """Where it listens: HOST:PORT, of a link-local address with its interface."""
+    host, port, *more = listener.getsockname()
+    if ":" not in host:
+        return f"{host}:{port}"
+    zone = f"%{socket.if_indextoname(more[1])}" if more[1] and "%" not in host else ""
+    return f"[{host}{zone}]:{port}"
+
+
 def bind(settings: HubSettings) -> socket.socket:
     """The listening socket. Raises ConfigError with what is wrong with the address."""
     host, port = settings.address
@@ -245,7 +251,7 @@ def bind(settings: HubSettings) -> socket.socket:
         raise ConfigError(f"bind: {host} is no address of this machine: {error}") from None
     try:
         listener = socket.create_server(
-            address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=host == "::"
+            address, family=family, backlog=BACKLOG, dualstack_ipv6=address[0] == "::"
         )
     except OSError as error:
         raise ConfigError(

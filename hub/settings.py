@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import unquote
@@ -21,7 +22,9 @@ GUIDE = "docs/security.md says how a fleet moves to another token"
 MEMORY = "memory:"
 _SQLITE = re.compile(r"sqlite:///(?P<path>[^?#]+)")
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9]([a-z0-9.-]*[a-z0-9])?)(:\d{1,5})?", re.ASCII)
-_BIND = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\[\]:/\s]+):(?P<port>\d{1,5})", re.ASCII)
+_BIND = re.compile(
+    r"(?P<host>\[(?P<v6>[0-9A-Fa-f:.]+(%[^\[\]/%\s]{1,15})?)\]|[^\[\]:/%\s]+):(?P<port>\d{1,5})", re.ASCII
+)
 
 
 def _check_token(token: str) -> str:
@@ -38,6 +41,13 @@ def _check_bind(bind: str) -> str:
     match = _BIND.fullmatch(bind)
     if not match or int(match["port"]) > 65_535:
         raise ValueError("expected HOST:PORT, such as 0.0.0.0:8080, hub.lan:8080 or [::]:8080")
+    if match["v6"]:
+        try:
+            address = IPv6Address(match["v6"])
+        except ValueError:
+            raise ValueError(f"{match['host']} is no IPv6 address; expected one such as [::]:8080") from None
+        if address.is_link_local and not address.scope_id:
+            raise ValueError(f"a link-local address needs its interface, as [{address}%eth0]:{match['port']}")
     return bind
 
 

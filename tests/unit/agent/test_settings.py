@@ -243,3 +243,18 @@ def test_a_ca_file_without_tls_is_a_warning(tmp_path: Path) -> None:
     bad = run("--config", str(path), "--check")
     assert bad.returncode == 78
     assert bad.stderr.startswith(f"gridnode: {path}: ca_file: expected a PEM file with the hub's CA")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://hub:99999", "http://hub:0", "http://[::1", "http://[x]:1", "http://:80"]
+)
+def test_an_address_that_can_be_no_hubs_is_told_in_plain_words(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match="server_url: expected an address such as"):
+        settings_of(tmp_path, f'server_url = "{url}"\ntoken = "t0ken"\n')
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[fe80::1%eth0]:8080", "http://[fe80::1%25eth0]:8080", "https://[::1]"]
+)
+def test_an_ipv6_address_may_name_its_interface(tmp_path: Path, url: str) -> None:
+    assert settings_of(tmp_path, f'server_url = "{url}"\ntoken = "t0ken"\n').server_url == url

@@ -160,15 +160,40 @@ async def test_the_schema_lists_every_path(app: Quart) -> None:
     assert {parameter["name"] for parameter in parameters} == {"node_id", "instance", "lines", "previous"}
 
 
-@pytest.mark.parametrize("bind", ["0.0.0.0:8080", "[::1]:0", "hub.lan:80"])
+@pytest.mark.parametrize("bind", ["0.0.0.0:8080", "[::1]:0", "hub.lan:80", "[fe80::1%eth0.2]:80"])
 def test_an_address_is_host_and_port(bind: str) -> None:
     host, port = HubSettings(token=TOKEN, bind=bind).address
     assert f"{host}:{port}" == bind.replace("[", "").replace("]", "")
 
 
-@pytest.mark.parametrize("bind", ["8080", "::1:80", "host", "host:99999", "host:", "ho st:1", ":80"])
+@pytest.mark.parametrize(
+    "bind",
+    [
+        "8080",
+        "::1:80",
+        "host",
+        "host:99999",
+        "host:",
+        "ho st:1",
+        ":80",
+        "[fe80::1%]:80",
+        "[%eth0]:80",
+        "host%eth0:80",
+        "[fe80::1%a/b]:80",
+        "[fe80::1%a%b]:80",
+    ],
+)
 def test_anything_else_is_none(bind: str) -> None:
     with pytest.raises(ValueError, match="HOST:PORT"):
+        HubSettings(token=TOKEN, bind=bind)
+
+
+@pytest.mark.parametrize(
+    ("bind", "told"),
+    [("[fe80::1]:80", r"needs its interface, as \[fe80::1%eth0\]:80"), ("[::1::]:80", "is no IPv6 address")],
+)
+def test_what_is_wrong_with_an_ipv6_address_is_said(bind: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
         HubSettings(token=TOKEN, bind=bind)
 
 
