@@ -31,7 +31,7 @@ _WORDS = (
     "x{3,}|(?<![a-z])an?(?![a-z])"
 )
 # Of two words that begin alike the longer one.
-_WORD = re.compile("|".join(sorted(_WORDS.split("|"), key=len, reverse=True)))
+WORD = re.compile("|".join(sorted(_WORDS.split("|"), key=len, reverse=True)))
 _LEFT = re.compile(r"[a-z]|[^\x00-\x7f]")
 _TEMPLATE = re.compile(r"<[A-Za-z][A-Za-z_. -]*>|\$\{\w+\}|\{\{.*\}\}|%\w+%", re.ASCII)
 
@@ -53,7 +53,7 @@ def weakness(token: str) -> str | None:
 
 def _is_placeholder(token: str) -> bool:
     """Without the words of placeholders nothing is left of it but punctuation and a few digits."""
-    left = _WORD.sub("", token.lower())
+    left = WORD.sub("", token.lower())
     if left == token.lower() or _LEFT.search(left):
         return _TEMPLATE.fullmatch(token) is not None
     digits = "".join(filter(str.isdigit, left))
