@@ -27,13 +27,15 @@ M = TypeVar("M", bound=BaseModel)
 
 CONFIG_VARIABLE = "IDM_GRIDCORE_CONFIG"
 ENV_PREFIX = "IDM_GRIDCORE_"
+LIKENESS = 0.85
+"""Of the names of two keys, 1 being the same: from here on one is the other misspelt."""
 _SECRET_KEYS = ("token", "password", "secret", "notify")
 
 
 def candidates(file_name: str, env: Mapping[str, str] = os.environ) -> list[Path]:
     """Where `file_name` is looked for when no `--config` is given, best first."""
     if env.get(CONFIG_VARIABLE):
-        return [Path(env[CONFIG_VARIABLE])]
+        return [Path(_text(env[CONFIG_VARIABLE]))]
     home = Path(env["XDG_CONFIG_HOME"]) if env.get("XDG_CONFIG_HOME") else Path.home() / ".config"
     return [home / "idm-gridcore" / file_name, Path("/etc/idm-gridcore") / file_name]
 
@@ -76,6 +78,8 @@ def load(model: type[M], path: Path, env: Mapping[str, str] = os.environ) -> M:
         values: dict[str, Any] = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    if model.model_config.get("extra") == "forbid":
+        _refuse_misspelt(model, env)
     given = {
         key: value for key in model.model_fields if (value := read_variable(model, key, env)) is not None
     }
@@ -105,8 +109,25 @@ def read_variable(model: type[BaseModel], key: str, env: Mapping[str, str] = os.
         return None
     if not is_text(text):
         raise ConfigError(f"{variable_of(key)} (environment): expected text in UTF-8")
-    value = _toml_value(text)
-    return text if _is_text_key(model.model_fields[key].annotation) and not isinstance(value, str) else value
+    return _text(text) if _is_text_key(model.model_fields[key].annotation) else _toml_value(text)
+
+
+def _refuse_misspelt(model: type[BaseModel], env: Mapping[str, str]) -> None:
+    """Raises ConfigError for a variable that is all but one of ours; any other may be another program's."""
+    for name in sorted(env):
+        key = name.removeprefix(ENV_PREFIX).lower()
+        if not name.startswith(ENV_PREFIX) or key in model.model_fields or name == CONFIG_VARIABLE:
+            continue
+        if near := difflib.get_close_matches(key, model.model_fields, 1, cutoff=LIKENESS):
+            raise ConfigError(
+                f"{name} (environment): no key is called so; did you mean {variable_of(near[0])}?"
+            )
+
+
+def _text(written: str) -> str:
+    """A value without the quotes that an env file leaves around it."""
+    value = _toml_value(written)
+    return value if isinstance(value, str) else written
 
 
 def _is_text_key(annotation: Any) -> bool:

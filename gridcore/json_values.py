@@ -16,6 +16,8 @@ HALF = "holds half a character (a lone surrogate), which UTF-8 does not have; se
 TWICE = "given more than once"
 MOST_FAULTS = 20
 """That are told at once."""
+LONGEST_PLACE = 200
+"""Characters after which a place is not told more exactly: it costs its length at each level."""
 
 
 class Fault(NamedTuple):
@@ -94,5 +96,7 @@ def _may_fail(part: Any) -> bool:
 
 
 def _join(place: str, name: Any) -> str:
+    if len(place) > LONGEST_PLACE:
+        return place
     shown = printable(str(name))[:80]
     return f"{place}.{shown}" if place else shown

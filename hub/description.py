@@ -190,6 +190,8 @@ def _always(path: str, operation: Mapping[str, Any]) -> set[int]:
         statuses |= {*WITH_QUERY}
     if "requestBody" in operation:
         statuses |= {*WITH_BODY}
+    if 400 in operation["responses"]:  # also a body that need not be there is read
+        statuses |= {415}
     return statuses
 
 

@@ -116,3 +116,24 @@ def test_an_agent_goes_on_with_the_hubs_token_and_warns(tmp_path: Path) -> None:
     assert "can be guessed" in (config.load(Settings, path).token_warning or "")
     path.write_text(f'server_url = "http://hub:1"\ntoken = "{GOOD}"\n')
     assert config.load(Settings, path).token_warning is None
+
+
+@pytest.mark.parametrize("name", ["TOKN", "BND", "PREVIOUS_TOKENS", "NODE_RETENTION_DAY", "TLS_CERT1FICATE"])
+def test_a_misspelt_variable_is_not_ignored(file: Path, name: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^IDM_GRIDCORE_{name} \(environment\): .* did you mean IDM_GRIDCORE_"
+    ):
+        hub(file, **{name: "1"})
+
+
+def test_variables_of_the_other_program_are_left_to_it(file: Path) -> None:
+    agents, hubs = set(Settings.model_fields), set(HubSettings.model_fields)
+    assert hub(file, **{key.upper(): "x" for key in agents - hubs}).token == GOOD
+    node = file.with_name("gridnode.toml")
+    node.write_text(f'server_url = "http://hub:1"\ntoken = "{GOOD}"\n')
+    env = {config.variable_of(key): "x" for key in hubs - agents}
+    assert config.load(Settings, node, env).token == GOOD
+
+
+def test_the_file_that_a_variable_names_may_stand_in_quotes(file: Path) -> None:
+    assert config.candidates("computehub.toml", {config.CONFIG_VARIABLE: f'"{file}"'}) == [file]

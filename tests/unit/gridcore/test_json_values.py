@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gridcore.json_values import HALF, MOST_FAULTS, TWICE, find_faults, printable, read_json
+from gridcore.json_values import HALF, LONGEST_PLACE, MOST_FAULTS, TWICE, find_faults, printable, read_json
 
 DEEP = 900
 
@@ -39,7 +39,8 @@ def test_of_a_name_given_twice_the_last_one_counts_where_it_may() -> None:
 
 
 def test_depth_costs_no_stack_and_there_is_an_end_to_what_is_told() -> None:
-    assert find_faults(read_json("[" * DEEP + '"\\ud800"' + "]" * DEEP))[0].message == HALF
+    (deep,) = find_faults(read_json("[" * DEEP + '"\\ud800"' + "]" * DEEP))
+    assert (deep.message, len(deep.field) <= LONGEST_PLACE + 81) == (HALF, True)
     assert len(find_faults(["\ud800"] * 1_000)) == MOST_FAULTS
 
 
