@@ -18,6 +18,8 @@ SLOW_WAY = {"TE": "trailers"}
 FACTS = {"node_id": "n", "hostname": "h", "architecture": "x86_64", "cpu_count": 4, "agent_version": "1"}
 BEAT = {"node_id": "n", "status": "Idle", "active_containers": 0}
 
+SLOT = {"instance": 0, "state": "running"}
+
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
@@ -86,6 +88,20 @@ def heartbeat(body: object = BEAT) -> bytes:
         ("POST", "/gridnode/heartbeat", {"node_id": "n"}),
         ("POST", "/gridnode/heartbeat", b"no json"),
         ("POST", "/gridnode/heartbeat", b"[]"),
+        ("POST", "/gridnode/heartbeat", {**BEAT, "reason": "\ud800"}),
+        ("POST", "/gridnode/heartbeat", {**BEAT, "more": {"\ud800": 1}}),
+        ("POST", "/gridnode/heartbeat", b'{"node_id": "m", ' + json.dumps(BEAT).encode()[1:]),
+        ("POST", "/gridnode/heartbeat", {**BEAT, "more": float("nan")}),
+        ("POST", "/gridnode/heartbeat", {**BEAT, "containers": [{**SLOT, "age": float("inf")}]}),
+        ("POST", "/gridnode/heartbeat", {**BEAT, "containers": [{**SLOT, "restarts": 10**30}]}),
+        ("POST", "/gridnode/heartbeat", {**BEAT, "containers": [{**SLOT, "instance": -1}]}),
+        ("POST", "/gridnode/heartbeat", b'{"more": ' + b"9" * 5_000 + b", " + json.dumps(BEAT).encode()[1:]),
+        (
+            "POST",
+            "/gridnode/heartbeat",
+            b'{"more": ' + b"[" * 500 + b"]" * 500 + b", " + json.dumps(BEAT).encode()[1:],
+        ),
+        ("POST", "/gridnode/heartbeat", b"\xef\xbb\xbf" + json.dumps(BEAT).encode()),
         ("GET", "/gridnode/task", None),
         ("GET", "/gridnode/task?node_id=n", None),
         ("GET", "/gridnode/task?node_id=nobody&platform=linux%2Farm64", None),
@@ -99,6 +115,13 @@ def test_both_ways_answer_the_same(hub: HubProcess, method: str, path: str, body
     for name in ("etag", "content-type", "content-length"):
         assert plain.headers[name] == slow.headers[name]
     assert plain.headers["date"]
+
+
+def test_a_compressed_body_is_refused_as_one(hub: HubProcess) -> None:
+    for method, path in (("POST", "/gridnode/heartbeat"), ("POST", "/api/tasks"), ("PATCH", "/api/tasks/a")):
+        answer = hub.request(method, path, b"\x1f\x8b\x08", headers={"Content-Encoding": "gzip"})
+        assert (answer.status, answer.headers["Accept-Encoding"]) == (415, "identity"), path
+        assert answer.json["type"].endswith(":encoded-body")
 
 
 @pytest.mark.parametrize("token", [None, "wrong"])
