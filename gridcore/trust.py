@@ -7,14 +7,37 @@ operator who sees a handshake fail.
 from __future__ import annotations
 
 import ssl
+from enum import Enum, auto
 from pathlib import Path
 
 _EXPECTED = "expected a PEM file with the hub's CA, or with its self-signed certificate"
 _NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
+
+
+class Doubt(Enum):
+    """Why a certificate is not believed."""
+
+    NOT_YET = auto()
+    """It is not valid yet."""
+    EXPIRED = auto()
+    UNKNOWN_SIGNER = auto()
+    OTHER_NAME = auto()
+    """It does not have the name or address that was asked for."""
+    OTHER = auto()
+
+
 # OpenSSL's X509_V_ERR_…: numbers, since their texts differ between its versions.
-_NOT_YET, _EXPIRED = 9, 10
-_UNKNOWN_SIGNER = {2, 18, 19, 20, 21}
-_OTHER_NAME = {62, 64}
+_DOUBTS = {
+    9: Doubt.NOT_YET,
+    10: Doubt.EXPIRED,
+    **dict.fromkeys((2, 18, 19, 20, 21), Doubt.UNKNOWN_SIGNER),
+    **dict.fromkeys((62, 64), Doubt.OTHER_NAME),
+}
+
+
+def doubt_of(error: ssl.SSLCertVerificationError) -> Doubt:
+    """Why a handshake ended with this."""
+    return _DOUBTS.get(error.verify_code, Doubt.OTHER)
 
 
 def read_ca(path: Path) -> ssl.SSLContext:
@@ -75,14 +98,14 @@ class Trust:
         return f"{text} ({self._trouble})" if self._trouble else text
 
     def _explain_certificate(self, error: ssl.SSLCertVerificationError) -> str:
-        code, message = error.verify_code, error.verify_message
-        if code == _EXPIRED:
+        doubt, message = doubt_of(error), error.verify_message
+        if doubt is Doubt.EXPIRED:
             return "its certificate has expired; give the hub a new one (or is this machine's clock wrong?)"
-        if code == _NOT_YET:
+        if doubt is Doubt.NOT_YET:
             return "its certificate is not valid yet; is this machine's clock right?"
-        if code in _OTHER_NAME:
+        if doubt is Doubt.OTHER_NAME:
             return f"its certificate is for another name: {message.rstrip('.')}; use a name that stands in it"
-        if code in _UNKNOWN_SIGNER:
+        if doubt is Doubt.UNKNOWN_SIGNER:
             if self._path is not None:
                 return f"its certificate is not signed by the CA in {self._path}; is that the hub's CA?"
             return (

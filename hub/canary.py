@@ -88,8 +88,12 @@ def begin(
 
 def abort(tasks: TaskList, task: str | None = None) -> TaskList:
     """The list whose nodes all work on what is current again. Raises NoCanary."""
-    tasks.canary_of(task)
-    return replace(tasks, canary=None)
+    canary = tasks.canary_of(task)
+    ended = replace(tasks, canary=None)
+    if not tasks.is_new:
+        return ended
+    # Nothing was ever current: that it is nothing is decided now, for the nodes that had the canary's task.
+    return replace(ended, revision=tasks.fresh_revision(int(canary.revision.partition("-")[2], 16)))
 
 
 def judge(canary: Canary, nodes: Mapping[str, Node | None], now: Instant) -> Canary | str:

@@ -12,7 +12,7 @@ import structlog
 from gridcore import __version__, config, logs
 from gridcore.errors import ConfigError
 from hub.certificates import read_pair
-from hub.cli_backup import backup, restore
+from hub.cli_backup import accept_loss, backup, restore
 from hub.cli_errors import plain_errors
 from hub.cli_notify import notify_test
 from hub.cli_tokens import key, token
@@ -100,6 +100,7 @@ main.add_command(key)
 main.add_command(notify_test)
 main.add_command(backup)
 main.add_command(restore)
+main.add_command(accept_loss)
 
 
 if __name__ == "__main__":

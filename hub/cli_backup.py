@@ -1,4 +1,4 @@
-"""The commands `computehub backup` and `computehub restore`."""
+"""The commands `computehub backup`, `computehub restore` and `computehub accept-loss`."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ def backup(group_path: Path | None, config_path: Path | None, file: Path, force:
 def restore(group_path: Path | None, config_path: Path | None, file: Path) -> None:
     """Make FILE, a backup, the state of the hub, which must not run.
 
-    What was there is kept beside it. Tokens that were revoked since stay revoked. Nodes follow as soon as the
-    hub runs again.
+    With a state in Redis, hubs may run where that state is lost; they take the restored one at once. Of an
+    SQLite file, what was there is kept beside it. Tokens that were revoked since stay revoked. Nodes follow
+    as soon as the hub runs again.
     """
     from hub.backup import BackupError, read_backup
     from hub.restoring import restore as put_back
@@ -69,6 +70,39 @@ def restore(group_path: Path | None, config_path: Path | None, file: Path) -> No
         click.echo(f"{_count(contents.counts)} restored; {current} is current")
         if aside is not None:
             click.echo(f"{aside}: what was there before")
+
+
+@click.command("accept-loss")
+@_config
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def accept_loss(group_path: Path | None, config_path: Path | None, yes: bool) -> None:
+    """Go on with what Redis holds now, after it lost what the hubs kept there; hubs may run.
+
+    They refuse a state that cannot be what became of the one that they knew: an empty Redis, an older copy.
+    This is how to say that it counts all the same. Where there is no task list any more they begin with
+    none, and nodes stop what they compute. `computehub restore` is the other way.
+    """
+    from hub.backup import BackupError
+    from hub.redis_repair import Rest, accept_rest, see_rest
+
+    def tell(rest: Rest) -> None:
+        if rest.tasks is None:
+            click.echo("Redis holds no task list: hubs begin with none, and nodes stop what they compute")
+            return
+        current = rest.tasks.current.name if rest.tasks.current else "nothing"
+        click.echo(
+            f"Redis holds {len(rest.tasks.tasks)} tasks and {rest.nodes} nodes; {current} is current"
+            + (f"; gone: {rest.missing}" if rest.missing else "")
+        )
+
+    with plain_errors((BackupError,)):
+        _found, settings = _settings(config_path or group_path)
+        tell(asyncio.run(see_rest(settings)))
+        if not yes and not click.confirm("Go on with that?"):
+            raise BackupError("nothing has changed")
+        asyncio.run(accept_rest(settings))
+        click.echo("hubs that run take it within seconds")
 
 
 class _Teller:

@@ -31,8 +31,10 @@ GridCoreError
 │   ├── EncodedBody      the body is compressed
 │   └── InvalidFields    it is one, but its fields are wrong; `errors` names each
 ├── PartlyDone           many nodes were to be ordered, and the state was lost on the way
-└── StoreUnavailable     the state could not be read or written; nothing has changed
+└── StoreUnavailable     the state could not be read or written; nothing has changed. The log was told why
     ├── StoreAway        it is on another machine, which is away
+    ├── StateLost        what is kept there is not the state that the hub knows
+    ├── StoreFull        there is no room for more
     └── OutcomeUnknown   or it has: the state was lost from sight in between
 """
 
@@ -306,7 +308,31 @@ class StoreUnavailable(GridCoreError):
 
 
 class StoreAway(StoreUnavailable):
-    """What keeps the state is away, and the log has said so."""
+    """What keeps the state is away."""
+
+
+class StateLost(StoreUnavailable):
+    """What is kept cannot be what became of the state that this hub, or a node, knows: it is not taken.
+
+    The first text says why, the second what to do.
+    """
+
+    retry_after = 30
+    """Seconds: it takes a person."""
+
+    def __init__(self, why: str, do: str) -> None:
+        super().__init__(why, do)
+        self.why, self.do = why, do
+
+    def __str__(self) -> str:
+        return f"{self.why}. {self.do}"
+
+
+class StoreFull(StoreUnavailable):
+    """There is no room for what was to be kept. What needs none is done all the same."""
+
+    retry_after = 30
+    """Seconds: it takes a person."""
 
 
 class OutcomeUnknown(StoreUnavailable):

@@ -19,12 +19,13 @@ from typing import Any, TypeVar
 from gridcore.errors import ConfigError
 from gridcore.files import FileInUse, FileLock
 from hub import codec
-from hub.errors import StoreUnavailable
+from hub.errors import StoreFull, StoreUnavailable
 from hub.events import EventQuery, Recorded
 from hub.observed import Instant
 from hub.registry import Node
 from hub.sqlite_events import add_events, find_events
 from hub.state import Change, State
+from hub.state_file import StateFile
 from hub.store_local import LocalStore, new_entropy, read_clock
 from hub.tasklist import Task, TaskList
 
@@ -91,6 +92,7 @@ class SqliteJournal:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._lock: FileLock | None = None
         self._connection: sqlite3.Connection | None = None
+        self._file = StateFile(path)
         self._kept = TaskList(revision="")  # the list as the file has it: only what differs is written
 
     async def open(self) -> State:
@@ -98,7 +100,7 @@ class SqliteJournal:
         return await self._in_thread(self._open)
 
     async def commit(self, change: Change) -> None:
-        await self._in_thread(lambda: self._transaction(lambda database: self._write(database, change)))
+        await self._in_thread(lambda: self._keep(lambda database: self._write(database, change)))
         if change.tasks is not None:
             self._kept = change.tasks
 
@@ -113,7 +115,7 @@ class SqliteJournal:
             heard = ((node_id, live.heard) for live, node_id in rows)
             database.executemany(PUT_HEARD, [(CLOCK, observed), *heard])
 
-        await self._in_thread(lambda: self._transaction(update))
+        await self._in_thread(lambda: self._keep(update))
 
     async def events(self, query: EventQuery) -> Sequence[Recorded]:
         return await self._in_thread(lambda: self._transaction(lambda database: find_events(database, query)))
@@ -122,7 +124,7 @@ class SqliteJournal:
         def delete(database: sqlite3.Connection) -> int:
             return database.execute("DELETE FROM events WHERE time < ?", (before,)).rowcount
 
-        return await self._in_thread(lambda: self._transaction(delete))
+        return await self._in_thread(lambda: self._keep(delete))
 
     async def close(self) -> None:
         try:
@@ -178,11 +180,17 @@ class SqliteJournal:
         if version < SCHEMA_VERSION:
             self._transaction(lambda database: _bring_up(database, version))
         self._transaction(lambda database: database.execute(HEARD))
+        self._file.opened()
         self._kept = read_tasks(database)
         heard: dict[str, float] = dict(database.execute("SELECT id, at FROM heard"))
         # What was heard after the clock was last kept says how far it had come as well.
         observed = max(heard.values(), default=0.0)
         return State(self._kept, *read_rest(database, observed, heard), observed)
+
+    def _keep(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """A transaction that writes."""
+        with self._file.writing():
+            return self._transaction(work)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._connection is None:
@@ -195,7 +203,8 @@ class SqliteJournal:
         except sqlite3.Error as error:
             if database.in_transaction:
                 database.execute("ROLLBACK")
-            raise StoreUnavailable(f"{self._path}: {error}") from error
+            is_full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+            raise (StoreFull if is_full else StoreUnavailable)(f"{self._path}: {error}") from error
         return result
 
     def _write(self, database: sqlite3.Connection, change: Change) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from werkzeug.datastructures import ETags
 from werkzeug.http import parse_etags
@@ -38,6 +39,12 @@ class Known:
         if not is_one:
             tags = parse_etags(if_none_match) if if_none_match else ETags()
             self._tags = ETags([arrival]) if tags.star_tag else tags
+
+    def __iter__(self) -> Iterator[str]:
+        """All of them."""
+        if self._tags is None:
+            return iter([] if self._one is None else [self._one])
+        return iter(self._tags.as_set(include_weak=True))
 
     def __contains__(self, revision: str) -> bool:
         return self._one == revision if self._tags is None else self._tags.contains_weak(revision)

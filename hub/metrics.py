@@ -23,7 +23,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from gridcore import __version__
-from hub.errors import StoreUnavailable
+from hub.errors import StateLost, StoreUnavailable
 from hub.fleet import Fleet, FleetCounter
 from hub.store import Store
 from hub.tallies import HEARTBEAT, REGISTER, CanaryResults, Requests, SwitchTimes
@@ -62,6 +62,7 @@ class _Moment:
     tasks: TaskList | None = None
     fleet: Fleet = field(default_factory=Fleet)
     held_requests: int = 0
+    is_lost: bool = False
 
 
 class Metrics:
@@ -99,8 +100,8 @@ class Metrics:
             held = len(self._waiters)
             try:
                 moment = _Moment(await self._store.tasks(), await self._fleet.count(), held)
-            except StoreUnavailable:
-                moment = _Moment(held_requests=held)
+            except StoreUnavailable as error:
+                moment = _Moment(held_requests=held, is_lost=isinstance(error, StateLost))
             self._moment = moment
             return await asyncio.to_thread(generate_latest, self._registry)
 
@@ -110,6 +111,11 @@ class Metrics:
         yield from self._of_switches()
         tasks, fleet = self._moment.tasks, self._moment.fleet
         yield _gauge("gridcore_store_up", "Whether the state could be read.", float(tasks is not None))
+        yield _gauge(
+            "gridcore_state_lost",
+            "Whether what keeps the state holds another one than the hub knows.",
+            float(self._moment.is_lost),
+        )
         if tasks is not None:
             yield from _of_tasks(tasks)
             yield from _of_nodes(fleet)

@@ -17,6 +17,8 @@ from typing import Any
 from gridcore.platforms import PLATFORMS
 from gridcore.protocol import NODE_ID_PATTERN, HeartbeatRequest, TaskConfig
 from hub import operations, token_operations
+from hub.condition import Condition
+from hub.errors import StateLost
 from hub.events import Actor
 from hub.logdesk import Desk
 from hub.longpoll import Known
@@ -24,12 +26,18 @@ from hub.news import News
 from hub.pace import Pace
 from hub.registry import Node
 from hub.store import Store
-from hub.tasklist import Assignment, Task, TaskList
+from hub.tasklist import Assignment, Task, TaskList, is_decided
 from hub.tokens import needs_renewal
 from hub.waiters import Waiters
 
 NUDGE = "GridCore-Heartbeat", "now"
 """The header that goes with a held request that ends because an order waits for the node's next heartbeat."""
+
+NEW_LIST = (
+    "If the hub lost its state, put the last backup back with `computehub restore`. If it is to be a new "
+    "one, start a task (POST /api/tasks/next) or hold the fleet (POST /api/tasks/hold)"
+)
+"""What to do about nodes that know more than the hub."""
 
 NODE_ID = re.compile(NODE_ID_PATTERN)
 
@@ -86,6 +94,12 @@ class NodeCalls:
         self._assigned, self._upcoming = _AssignedTasks(), _NextTask()
         self._tasks = store.latest_tasks
         self._given = self._tasks.assigned(None)
+        self._new_list = Condition(
+            "the list of tasks is new, and nodes have tasks of another one: did the hub lose its state?",
+            "nodes follow the list of tasks again",
+            do=f"{NEW_LIST}; nodes go on computing till then",
+            level="error",
+        )
 
     def given(self, tasks: TaskList, asker: str | None) -> Assignment:
         """What a node is given, or whoever does not say which node it is."""
@@ -159,6 +173,7 @@ class NodeCalls:
     async def _judge(self, question: Question, tasks: TaskList, *, may_hold: bool) -> Found | None:
         given = self.given(tasks, question.asker)
         if given.revision not in question.known:
+            self._insist(tasks, question)
             return Found(given, tasks, is_new=True)
         if not may_hold:
             return Found(given, tasks)
@@ -166,6 +181,18 @@ class NodeCalls:
         if asker is not None and (await self.store.take_nudge(asker) or await self._desk.take_nudge(asker)):
             return Found(given, tasks, is_nudge=True)
         return Found(given, tasks) if self.waiters.is_closed else None
+
+    def _insist(self, tasks: TaskList, question: Question) -> None:
+        """Raises StateLost: the list is new, so it says nothing about what this node has.
+
+        A hub that is started on an empty disk, or on a Redis that lost everything, has such a list. That is
+        no order to stop computing; the first decision of an operator is.
+        """
+        if not tasks.is_new:
+            self._new_list.over()
+        elif any(map(is_decided, question.known)):
+            self._new_list.meet(node=question.asker)
+            raise StateLost("This list of tasks is new, and the node has a task of another one", NEW_LIST)
 
     def body(self, found: Found, platform: str) -> bytes:
         """What is given, as JSON."""

@@ -100,10 +100,18 @@ def http_problem(status: int) -> Response:
 
 
 def store_problem(error: StoreUnavailable) -> Response:
-    """The answer where the state cannot be used now."""
-    if not isinstance(error, errors.StoreAway):  # which was logged once, and not for each request
-        log.error("the state could not be used", error=str(error))
-    if isinstance(error, OutcomeUnknown):
+    """The answer where the state cannot be used now. Who could not use it has told the log, once."""
+    if isinstance(error, errors.StateLost):
+        response = problem(503, "state-lost", "What the hub kept is lost", str(error))
+    elif isinstance(error, errors.StoreFull):
+        response = problem(
+            503,
+            "store-full",
+            "There is no room for it",
+            f"Nothing has changed: {error}. What needs no more room is done all the same: remove tasks or "
+            "nodes that nobody needs (DELETE), or make room, then send the request again.",
+        )
+    elif isinstance(error, OutcomeUnknown):
         response = problem(
             503,
             "outcome-unknown",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import suppress
+from copy import copy
 from typing import Any, Protocol
 
 import structlog
@@ -21,10 +22,14 @@ from redis import exceptions
 from redis.asyncio import Connection, SSLConnection
 
 from gridcore.errors import ConfigError
-from hub.errors import OutcomeUnknown, StoreAway, StoreUnavailable
-from hub.redis_place import Place, find_place
-from hub.redis_script import SCRIPTS
+from hub.errors import OutcomeUnknown, StateLost, StoreAway, StoreFull, StoreUnavailable
+from hub.reasons import reason_of
+from hub.redis_beginning import BEGIN, OPEN, REFUSE
+from hub.redis_conditions import RedisConditions
+from hub.redis_place import RIGHTS, Place, find_place
+from hub.redis_script import ANSWER, ASK, READ, SWEEP, TOUCH
 from hub.redis_url import RedisTarget
+from hub.redis_write import WRITE, WRITE_ANYWAY
 
 DEADLINE = 5.0
 """Seconds that a call may take."""
@@ -50,9 +55,12 @@ OVER = (
 )
 """Answers of a server that is not, or no longer, the right one."""
 
-REFUSED = (*OVER, exceptions.OutOfMemoryError, exceptions.NoPermissionError)
-REFUSALS = ("OOM ", "MISCONF ", "NOREPLICAS ", "READONLY ", "BUSY ", "command not allowed when used memory")
-"""Answers that say that nothing was done."""
+REFUSED = (*OVER, exceptions.NoPermissionError)
+REFUSALS = ("MISCONF ", "NOREPLICAS ", "READONLY ", "BUSY ")
+FULL = ("OOM ", "command not allowed when used memory")
+"""Answers that say that nothing was done: Redis' codes, their first word, where there is no class."""
+
+SCRIPTS = (OPEN, REFUSE, BEGIN, READ, WRITE, WRITE_ANYWAY, TOUCH, SWEEP, ASK, ANSWER)
 
 Command = tuple[Any, ...]
 Redis = Connection | SSLConnection
@@ -84,8 +92,8 @@ class RedisLink:
         self._channels = channels
         self._place: Place | None = None
         self._is_up = False
-        self._why = "it was not reached yet"
-        self._said = ""
+        self._trouble: StoreUnavailable = StoreAway("Redis is away: it was not reached yet")
+        self.conditions = RedisConditions(target.name)
         self._over = asyncio.Event()
         self._idle: list[Redis] = []
         self._calls = asyncio.Semaphore(MOST_CALLS)
@@ -97,7 +105,7 @@ class RedisLink:
         try:
             await self._begin(session)
         except StoreUnavailable as error:
-            self._say(f"the state's Redis is away: {error}")
+            self._tell(error)
         except BaseException:
             await self.close()
             raise
@@ -114,7 +122,7 @@ class RedisLink:
     def check(self) -> None:
         """Raises StoreUnavailable while there is no session."""
         if not self._is_up:
-            raise StoreAway(f"Redis is away: {self._why}")
+            raise copy(self._trouble)
 
     async def call(self, *commands: Command, changes: bool = False) -> list[Any]:
         """The answers to these commands, sent together on one connection.
@@ -124,7 +132,10 @@ class RedisLink:
             StoreUnavailable: nothing was done.
         """
         self.check()
-        return await self.ask(*commands, changes=changes)
+        answers = await self.ask(*commands, changes=changes)
+        if changes:
+            self.conditions.wrote()
+        return answers
 
     async def ask(self, *commands: Command, changes: bool = False) -> list[Any]:
         """The same while the session begins."""
@@ -137,11 +148,11 @@ class RedisLink:
                 answers = [await _read(connection) for _ in commands]
         except (OSError, exceptions.ConnectionError, exceptions.TimeoutError) as error:
             await _drop(connection)
-            why = _why(error)
-            self.lose(why)
+            away = StoreAway(f"Redis is away: {reason_of(error)}")
+            self.lose(away)
             if changes and is_sent and not isinstance(error, exceptions.BusyLoadingError):
-                raise OutcomeUnknown(f"Redis was lost before it answered: {why}") from error
-            raise StoreUnavailable(f"Redis is away: {why}") from error
+                raise OutcomeUnknown(f"Redis was lost before it answered: {reason_of(error)}") from error
+            raise away from error
         except BaseException:  # who asked has gone; an answer that is still to come must find nobody
             await _drop(connection)
             raise
@@ -152,12 +163,17 @@ class RedisLink:
         return answers
 
     def _refuse(self, error: exceptions.ResponseError, changes: bool) -> None:
+        why = reason_of(error)
+        if isinstance(error, exceptions.OutOfMemoryError) or str(error).startswith(FULL):
+            self.conditions.is_full()
+            raise StoreFull("the state's Redis has no memory left")
         if isinstance(error, OVER):
-            self.lose(str(error))
+            self.lose(StoreAway(f"Redis is away: {why}"))
+        elif self._is_up:
+            self.conditions.refuses(why, type(error).__name__)
         if isinstance(error, REFUSED) or str(error).startswith(REFUSALS):
-            raise StoreUnavailable(f"Redis refuses: {error}")
-        log.error("a script failed in Redis", error=str(error))
-        raise (OutcomeUnknown if changes else StoreUnavailable)(f"Redis failed: {error}")
+            raise StoreAway(f"Redis refuses: {why}")
+        raise (OutcomeUnknown if changes else StoreAway)(f"Redis failed: {why}")
 
     async def _keep(self, session: Session) -> None:
         pause = BACKOFF[0]
@@ -165,12 +181,14 @@ class RedisLink:
             if self._is_up:
                 await self._watch(session)
                 await self._end()
+                if not isinstance(self._trouble, StateLost):  # which the next attempt tells for sure
+                    self._tell(self._trouble)
             await asyncio.sleep(self._chance(pause))
             pause = min(pause * 2, BACKOFF[1])
             try:
                 await self._begin(session)
             except (StoreUnavailable, ConfigError) as error:
-                self._say(f"the state's Redis is away: {error}")
+                self._tell(error)
             except Exception as error:  # a bug must not leave the hub without state for ever
                 log.exception("the way to Redis has a bug", error=str(error))
             else:
@@ -188,14 +206,16 @@ class RedisLink:
                 await session.begin()
         except BaseException as error:
             await self._end()
+            if isinstance(error, exceptions.NoPermissionError):
+                raise ConfigError(f"state: {self.target.name}: {reason_of(error)}. {RIGHTS}") from None
             if isinstance(error, OSError | exceptions.RedisError):
-                raise StoreUnavailable(_why(error)) from error
+                raise StoreAway(f"Redis is away: {reason_of(error)}") from error
             raise
         if self._over.is_set():
             await self._end()
-            raise StoreUnavailable(self._why)
+            raise copy(self._trouble)
         self._is_up = True
-        self._say(f"the state's Redis answers: {self._place.name}")
+        self.conditions.answers(self._place.name)
 
     async def _watch(self, session: Session) -> None:
         """Return once the session is over."""
@@ -207,12 +227,11 @@ class RedisLink:
                 with suppress(StoreUnavailable):
                     if await session.look_for_missed():
                         self._listen_anew(session)
-        self._say(f"the state's Redis is away: {self._why}")
 
-    def lose(self, why: str) -> None:
+    def lose(self, trouble: StoreUnavailable) -> None:
         """This is not, or no longer, the server to speak to: look for it again."""
         if not self._over.is_set():
-            self._why, self._is_up = why, False
+            self._trouble, self._is_up = trouble, False
             self._over.set()
 
     async def _end(self) -> None:
@@ -225,15 +244,14 @@ class RedisLink:
         for connection in idle:
             await _drop(connection)
 
-    def _say(self, what: str) -> None:
-        """Once, however often it is tried."""
-        if what != self._said:
-            (log.info if self._is_up else log.warning)(what)
-            self._said = what
+    def _tell(self, error: StoreUnavailable | ConfigError) -> None:
+        """Say what is wrong; from now on calls fail with it."""
+        self._trouble = error if isinstance(error, StoreUnavailable) else StoreAway(str(error))
+        self.conditions.fails(error)
 
     async def _connect(self) -> Redis:
         if self._place is None:
-            raise StoreUnavailable(self._why)
+            raise copy(self._trouble)
         return await self._place.connect()
 
     # --- What is told --------------------------------------------------------------------------------------
@@ -262,8 +280,10 @@ class RedisLink:
                 await _drop(connection)
                 connection = None
                 await asyncio.sleep(self._chance(BACKOFF[0]))
-        except (OSError, exceptions.RedisError, StoreUnavailable) as error:
-            self.lose(_why(error))
+        except StoreUnavailable as error:
+            self.lose(error)
+        except (OSError, exceptions.RedisError) as error:
+            self.lose(StoreAway(f"Redis is away: {reason_of(error)}"))
         finally:
             await _drop(connection)
 
@@ -277,6 +297,13 @@ class RedisLink:
         if self._listener is not None:
             self._listener.cancel()
         self._listener = asyncio.create_task(self._listen(connection, session))
+
+    @property
+    def place(self) -> Place:
+        """The server of this session. Raises StoreUnavailable while there is none."""
+        if self._place is None:
+            raise copy(self._trouble)
+        return self._place
 
     @staticmethod
     def _chance(seconds: float) -> float:
@@ -294,7 +321,3 @@ async def _drop(connection: Redis | None) -> None:
     if connection is not None:
         with suppress(Exception):
             await connection.disconnect(nowait=True)
-
-
-def _why(error: BaseException) -> str:
-    return "it does not answer in time" if isinstance(error, TimeoutError) else str(error) or repr(error)

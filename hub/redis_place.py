@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,17 @@ from redis import exceptions
 from redis.asyncio import Connection, SSLConnection
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
 from gridcore.errors import ConfigError
-from hub.errors import StoreUnavailable
+from gridcore.trust import Doubt, doubt_of
+from hub.errors import StoreAway
+from hub.reasons import cause_of, reason_of
 from hub.redis_url import RedisTarget
+
+NO_DATABASE = "DB index is out of range"
+"""Redis' words where it has fewer databases; it has no code for it."""
 
 OLDEST = (7, 0)
 """The first version that can do what the hub asks: stream ids with a time of ours, scripts that say what they
@@ -29,6 +35,8 @@ CONNECT_TIMEOUT = 2.0
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 """Without these, Redis may lose what the hub acknowledged."""
+
+RIGHTS = 'docs/configuration-hub.md has the line of "ACL SETUSER" that a hub needs'
 
 log = structlog.get_logger()
 
@@ -41,6 +49,9 @@ class Place:
     port: int
     options: dict[str, Any]
     tls: dict[str, Any] | None
+    client_name: str = ""
+    history: tuple[str, str] = ("", "")
+    """Redis' ids of its replication history, and of the one that it went on from when it was promoted."""
 
     @property
     def name(self) -> str:
@@ -52,10 +63,15 @@ class Place:
         connection = SSLConnection(**where, **self.tls) if self.tls is not None else Connection(**where)
         try:
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py lacks it
+            await _name(connection, self.client_name)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
         return connection
+
+    def is_promoted_from(self, history: str) -> bool:
+        """Whether it was a replica of the server with this history, and is in its place now."""
+        return bool(history) and history == self.history[1] != self.history[0]
 
 
 async def find_place(target: RedisTarget, client_name: str) -> Place:
@@ -69,30 +85,46 @@ async def find_place(target: RedisTarget, client_name: str) -> Place:
     tls = {"ssl_ca_certs": str(target.ca) if target.ca else None} if target.tls else None
     if target.ca is not None and not await asyncio.to_thread(target.ca.is_file):
         raise ConfigError(f"state: ca: there is no file {target.ca}")
+    at = ""
     try:
         host, port = await _find(target, login, tls)
+        at = f"{host}:{port}"
         common = {
             "db": target.database,
-            "client_name": client_name,
             "decode_responses": True,
             "protocol": 2,
             "socket_timeout": None,
             "socket_connect_timeout": CONNECT_TIMEOUT,
         }
-        place = Place(host, port, {**login, **common}, tls)
-        await _check(place, target)
-    except exceptions.AuthenticationError as error:
-        raise ConfigError(f"state: Redis at {target.name} refuses the login: {error}") from None
+        place = Place(host, port, {**login, **common}, tls, client_name)
+        return replace(place, history=await _check(place, target))
+    except exceptions.AuthenticationError:
+        raise ConfigError(f"state: Redis at {target.name} refuses the login") from None
     except (OSError, exceptions.RedisError) as error:
-        if "DB index" in str(error):
+        below = cause_of(error)
+        if isinstance(error, exceptions.ResponseError) and str(error) == NO_DATABASE:
             raise ConfigError(f"state: Redis at {target.name} has no database {target.database}") from None
-        if isinstance(_cause(error), ssl.SSLCertVerificationError):
-            raise ConfigError(
-                f"state: the certificate of Redis at {target.name} is not trusted: {_cause(error)}. "
-                "Name its authority with ?ca=FILE"
-            ) from None
-        raise StoreUnavailable(f"Redis at {target.name} cannot be reached: {error}") from error
-    return place
+        if isinstance(below, ssl.SSLCertVerificationError):
+            raise ConfigError(_distrusted(target, at, below)) from None
+        if isinstance(error, exceptions.NoPermissionError):
+            raise ConfigError(f"state: {target.name}: {reason_of(error)}. {RIGHTS}") from None
+        raise StoreAway(f"Redis at {at or target.name} cannot be used: {reason_of(error)}") from error
+
+
+def _distrusted(target: RedisTarget, at: str, error: ssl.SSLCertVerificationError) -> str:
+    """What is wrong with a certificate, and what to do about just that."""
+    doubt = doubt_of(error)
+    do = f"Is {target.ca} the authority that signed it?" if target.ca else "Name its authority with ?ca=FILE"
+    if doubt is Doubt.OTHER_NAME:
+        do = f"Use a name or address that stands in it, or put {at.rpartition(':')[0] or 'this one'} into it"
+        if target.form != "direct":
+            do += ". Sentinels and clusters name servers as those announce themselves "
+            do += "(replica-announce-ip, cluster-announce-hostname)"
+    elif doubt in (Doubt.EXPIRED, Doubt.NOT_YET):
+        do = "Give Redis another one, or set the clock"
+    elif doubt is Doubt.OTHER:
+        do = "Give Redis another one"
+    return f"state: Redis at {at or target.name} is not believed: {reason_of(error)}. {do}"
 
 
 async def _find(target: RedisTarget, login: dict[str, Any], tls: dict[str, Any] | None) -> tuple[str, int]:
@@ -112,14 +144,29 @@ async def _ask_sentinels(target: RedisTarget, tls: dict[str, Any] | None) -> tup
         **({"ssl": True, **tls} if tls is not None else {}),
     }
     sentinels = Sentinel(list(target.hosts), sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # redis-py lacks it
+    problems = []
     try:
-        host, port = await sentinels.discover_master(target.service)
-    except MasterNotFoundError as error:
-        raise StoreUnavailable(f"no sentinel names a master of {target.service}: {error}") from error
+        for (host, port), sentinel in zip(target.hosts, sentinels.sentinels, strict=True):
+            try:
+                master = _named(await sentinel.sentinel_masters(), target.service)
+            except (OSError, exceptions.RedisError) as error:
+                if isinstance(cause_of(error), ssl.SSLCertVerificationError):
+                    raise
+                problems.append(f"{host}:{port}: {reason_of(error)}")
+                continue
+            if master and sentinels.check_master_state(master, target.service):
+                return str(master["ip"]), int(master["port"])
+            problems.append(f"{host}:{port}: {'the master is down' if master else 'it knows no such master'}")
     finally:
         for sentinel in sentinels.sentinels:
             await sentinel.aclose()
-    return str(host), int(port)
+    raise StoreAway(f"no sentinel names a master of {target.service}: {'; '.join(problems)}")
+
+
+def _named(masters: Any, service: str) -> dict[str, Any] | None:
+    """One of the masters that a sentinel told of."""
+    found: dict[str, Any] | None = masters.get(service)
+    return found
 
 
 async def _ask_cluster(
@@ -139,11 +186,12 @@ async def _ask_cluster(
     finally:
         await cluster.aclose()
     if node is None:
-        raise StoreUnavailable("no node of the cluster has the slot of the hub's keys")
+        raise StoreAway("no node of the cluster has the slot of the hub's keys")
     return node.host, int(node.port)
 
 
-async def _check(place: Place, target: RedisTarget) -> None:
+async def _check(place: Place, target: RedisTarget) -> tuple[str, str]:
+    """Its histories. Raises what `find_place` does, OSError, RedisError."""
     connection = await place.connect()
     try:
         await connection.send_command("INFO")
@@ -157,12 +205,21 @@ async def _check(place: Place, target: RedisTarget) -> None:
         if info.get("cluster_enabled") == "1" and target.form != "cluster":
             raise ConfigError(f"state: Redis at {place.name} is part of a cluster: write redis+cluster://")
         if info["role"] != "master":
-            raise StoreUnavailable(f"{place.name} is a replica, and cannot be written to")
+            raise StoreAway(f"{place.name} is a replica, and cannot be written to")
         if info["loading"] != "0":
-            raise StoreUnavailable(f"{place.name} still loads its data")
+            raise StoreAway(f"{place.name} still loads its data")
         _warn_of(place, await _missing(connection))
+        return info["master_replid"], info["master_replid2"]
     finally:
         await connection.disconnect(nowait=True)
+
+
+async def _name(connection: Connection | SSLConnection, name: str) -> None:
+    """Tell Redis who it is, for people who look at its clients: where the login may not, nothing is lost."""
+    if name:
+        await connection.send_command("CLIENT", "SETNAME", name)
+        with suppress(exceptions.ResponseError):
+            await connection.read_response()
 
 
 async def _missing(connection: Connection | SSLConnection) -> str:
@@ -195,9 +252,3 @@ def _secret(path: Path | None) -> str | None:
         return path.read_text().strip()
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"state: {path} cannot be read: {error}") from None
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What is at the bottom of an error."""
-    below = error.__cause__ or error.__context__
-    return error if below is None else _cause(below)

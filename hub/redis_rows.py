@@ -115,7 +115,7 @@ class Entries:
 
     def make(self, looked: Looking, change: Change, wake: str | None) -> Entry:
         """The entry of a change; those after it rest on it."""
-        entry = self._conditions(looked, change)
+        entry = {**self._conditions(looked, change), "grows": self._grows(change)}
         if change.tasks is not None:
             entry |= self._put_list(change.tasks)
         if _concerns_access(change):
@@ -135,6 +135,17 @@ class Entries:
         if wake is not None:
             entry["wake"] = wake
         return entry
+
+    def _grows(self, change: Change) -> bool:
+        """Whether there is more to keep after it: a definition, node, token or key that was not there."""
+        kept = {task.name: task.definition for task in self.tasks.tasks}
+        listed = change.tasks.tasks if change.tasks is not None else ()
+        return (
+            any(kept.get(task.name) != task.definition for task in listed)
+            or any(node and node_id not in self._nodes for node_id, node in change.nodes.items())
+            or any(token and not self._kept["tokens"].get(name) for name, token in change.tokens.items())
+            or any(key is not None for key in change.keys.values())
+        )
 
     def _conditions(self, looked: Looking, change: Change) -> Entry:
         entry: Entry = {
@@ -161,7 +172,7 @@ class Entries:
         kept = {task.name: task for task in before.tasks}
         names = {task.name for task in tasks.tasks}
         return {
-            "head": json.dumps({**codec.dump_head(tasks), **_order_of(tasks)}),
+            "head": json.dumps({**codec.dump_head(tasks), **order_of(tasks)}),
             "new_list": self.list_version,
             "put_tasks": {
                 task.name: json.dumps(codec.dump_task(replace(task, revision="")))
@@ -217,7 +228,7 @@ def number_of(version: str) -> int:
     return int(version.partition(".")[0] or 0)
 
 
-def _order_of(tasks: TaskList) -> dict[str, list[str]]:
+def order_of(tasks: TaskList) -> dict[str, list[str]]:
     """The tasks' names and revisions, as the head has them. Not beside the tasks: what a hub of an earlier
     version writes is a whole head, which then lacks the revisions of what that hub may have changed."""
     return {

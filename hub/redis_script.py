@@ -3,7 +3,8 @@
 All keys begin with one prefix, whose part in braces puts them into one slot of a Redis Cluster:
 
     state           hash: schema; head of the task list and its version; version of keys and revocations;
-                    number of the last notice and of the last node that joined; the logical clock
+                    number of the last notice and of the last node that joined; the logical clock; the epoch,
+                    how it began, and why hubs refuse it, if they do (`redis_succession.py`)
     tasks           hash: name → task
     nodes, live     hashes: id → what is known of a node, what it last reported
     joined          sorted set: id by the order in which nodes first came
@@ -24,18 +25,20 @@ Offline for a whole span, counted from `grace`.
 **A write** holds several changes, each with what it rests on: versions and texts as they were read. One that
 rests on what is no longer so is left out, and whoever decided it looks again. What is told to other hubs is
 one notice for all of them, numbered without a gap, so that a hub sees when it missed one.
+
+What may be refused (a command that the login lacks, memory) is done before anything is written: Redis does a
+script in one piece, and takes back nothing of one that fails.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 from hub.observed import MOST_PASSED
 
-SCHEMA_VERSION = 1
-
-_BASE = """#!lua
+_BASE = """
 local P = string.sub(KEYS[1], 1, -6)
 local state = KEYS[1]
 
@@ -68,28 +71,29 @@ local function add_event(event, milliseconds)
   redis.call('HSET', state, 'event', string.match(id, '^%d+'))
 end
 
+-- What is gone of a state that is there: where memory is short, Redis may drop whole keys.
+local function missing()
+  local none = redis.call('HLEN', P .. 'nodes') == 0
+  if none ~= (redis.call('HLEN', P .. 'live') == 0) or none ~= (redis.call('ZCARD', P .. 'joined') == 0) then
+    return 'nodes'
+  end
+  local access = tonumber(string.match(redis.call('HGET', state, 'access') or '', '^%d+'))
+  if access and access > 0 and redis.call('EXISTS', P .. 'keys') == 0 then return 'signing keys' end
+  return ''
+end
+
 local function tell(notice)
   notice.n = redis.call('HINCRBY', state, 'notices', 1)
   redis.call('PUBLISH', P .. 'notices', cjson.encode(notice))
 end
 """.replace("MOST_PASSED", str(MOST_PASSED))
 
-_OPEN = """
-local at, schema, head, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-if redis.call('HSETNX', state, 'schema', schema) == 1 then
-  local _, wall = read_clock(at)
-  redis.call('HSET', state, 'head', head, 'list', version, 'access', '0', 'notices', 0, 'joins', 0,
-    'clock', 0, 'ticked', text(wall), 'grace', 0)
-end
-return redis.call('HGET', state, 'schema')
-"""
-
 _READ = """
 local at, known_list, known_access = ARGV[1], ARGV[2], ARGV[3]
 local wanted = cjson.decode(ARGV[4])
 local clock, wall, is_gap = read_clock(at)
 local since = is_gap and clock or tonumber(redis.call('HGET', state, 'grace') or 0)
-local kept = redis.call('HMGET', state, 'list', 'head', 'access', 'notices')
+local kept = redis.call('HMGET', state, 'list', 'head', 'access', 'notices', 'epoch', 'lost')
 local head, tasks, keys, revoked = false, false, false, false
 if kept[1] ~= known_list then head, tasks = kept[2], redis.call('HVALS', P .. 'tasks') end
 if kept[3] ~= known_access then
@@ -117,95 +121,9 @@ local function find(hash)
 end
 return {
   text(clock), text(wall), text(since), kept[4], kept[1], head, tasks, kept[3], keys, revoked,
-  nodes, find('tokens'), find('marks')
+  nodes, find('tokens'), find('marks'),
+  kept[5] or '', kept[6] or '', missing(), redis.call('HLEN', P .. 'tasks')
 }
-"""
-
-_WRITE = """
-local hub = ARGV[1]
-local entries = cjson.decode(ARGV[2])
-
-local function holds(entry)
-  if entry.list and redis.call('HGET', state, 'list') ~= entry.list then return false end
-  if entry.access and redis.call('HGET', state, 'access') ~= entry.access then return false end
-  for _, node in ipairs(entry.nodes) do
-    local record = redis.call('HGET', P .. 'nodes', node.id) or ''
-    if record ~= node.was then return false end
-    if record ~= '' and presence(node.id) ~= node.presence then return false end
-  end
-  for _, kept in ipairs(entry.kept) do
-    if (redis.call('HGET', P .. kept.hash, kept.id) or '') ~= kept.was then return false end
-  end
-  return true
-end
-
-local function put_node(node)
-  local id = node.id
-  if node.drop then
-    for _, hash in ipairs({'nodes', 'live'}) do redis.call('HDEL', P .. hash, id) end
-    for _, sorted in ipairs({'online', 'absent', 'seen', 'joined'}) do redis.call('ZREM', P .. sorted, id) end
-    redis.call('SREM', P .. 'gone', id)
-    redis.call('SREM', P .. 'nudge', id, '?' .. id)
-    return
-  end
-  if node.record then
-    redis.call('HSET', P .. 'nodes', id, node.record)
-    if not redis.call('ZSCORE', P .. 'joined', id) then
-      redis.call('ZADD', P .. 'joined', redis.call('HINCRBY', state, 'joins', 1), id)
-    end
-  end
-  if node.live then redis.call('HSET', P .. 'live', id, node.live) end
-  if node.seen then redis.call('ZADD', P .. 'seen', node.seen, id) end
-  if node.presence == 'online' then
-    redis.call('SREM', P .. 'gone', id)
-    redis.call('ZREM', P .. 'absent', id)
-    if node.heard then redis.call('ZADD', P .. 'online', 'GT', node.heard, id) end
-  else
-    local heard = redis.call('ZSCORE', P .. 'online', id) or node.heard
-    if heard then redis.call('ZADD', P .. 'absent', heard, id) end
-    redis.call('ZREM', P .. 'online', id)
-    redis.call(node.presence == 'gone' and 'SADD' or 'SREM', P .. 'gone', id)
-  end
-  if node.nudge ~= nil then redis.call(node.nudge and 'SADD' or 'SREM', P .. 'nudge', id) end
-end
-
-local function put(entry, notice)
-  if entry.head then
-    redis.call('HSET', state, 'head', entry.head, 'list', entry.new_list)
-    for name, task in pairs(entry.put_tasks) do redis.call('HSET', P .. 'tasks', name, task) end
-    for _, name in ipairs(entry.drop_tasks) do redis.call('HDEL', P .. 'tasks', name) end
-    notice.list = true
-  end
-  for _, node in ipairs(entry.put_nodes) do put_node(node) end
-  for _, kept in ipairs(entry.put_kept) do
-    if kept.text then
-      redis.call('HSET', P .. kept.hash, kept.id, kept.text)
-    else
-      redis.call('HDEL', P .. kept.hash, kept.id)
-    end
-    if kept.revoked ~= nil then redis.call(kept.revoked and 'SADD' or 'SREM', P .. 'revoked', kept.id) end
-  end
-  if entry.new_access then
-    redis.call('HSET', state, 'access', entry.new_access)
-    notice.access = true
-  end
-  for _, event in ipairs(entry.events) do
-    add_event(event.text, event.ms)
-    notice.audit = true
-  end
-  if entry.wake then notice.wake[#notice.wake + 1] = entry.wake end
-end
-
-local done, notice = {}, {by = hub, wake = {}}
-for place, entry in ipairs(entries) do
-  done[place] = 0
-  if holds(entry) then
-    put(entry, notice)
-    done[place] = 1
-  end
-end
-if notice.list or notice.access or notice.audit or #notice.wake > 0 then tell(notice) end
-return done
 """
 
 _TOUCH = """
@@ -251,6 +169,7 @@ return answers
 _SWEEP = """
 local at, hub, span, retention, event = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local most, quiet, longest = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+if not redis.call('HGET', state, 'list') then return {{}, {}, 0} end
 local clock, wall, is_gap = read_clock(at)
 redis.call('HSET', state, 'clock', text(clock), 'ticked', text(wall))
 if is_gap then redis.call('HSET', state, 'grace', text(clock)) end
@@ -338,6 +257,11 @@ return redis.call('PUBLISH', P .. 'answers:' .. string.match(question, '^.(%S+)'
 """
 
 
+Flag = Literal["no-writes", "allow-oom"]
+"""What a script says of itself, so that a Redis whose memory is full still does it: that it only reads, or
+that nodes live by it, or that it makes room."""
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """A script and the digest by which Redis knows it."""
@@ -346,33 +270,27 @@ class Script:
     digest: str
 
 
-def _script(body: str) -> Script:
-    text = _BASE + body
+def make_script(body: str, *flags: Flag) -> Script:
+    """A script of this body, which has what is above at its disposal."""
+    text = f"#!lua{' flags=' if flags else ''}{','.join(flags)}\n{_BASE}{body}"
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-OPEN = _script(_OPEN)
-"""at, schema, head and version of an empty list → the schema that is there now."""
-
-READ = _script(_READ)
+READ = make_script(_READ, "no-writes")
 """at, known list version, known access version, {nodes, tokens, marks} → clock, time, number of the last
-notice, and what was asked for; the list and the keys only where their version is another one."""
+notice, and what was asked for; the list and the keys only where their version is another one. And the epoch,
+why it is refused, what is missing, how many tasks there are."""
 
-WRITE = _script(_WRITE)
-"""hub, [entry] → [1 where the entry was written, 0 where what it rests on is no longer so]."""
-
-TOUCH = _script(_TOUCH)
+TOUCH = make_script(_TOUCH, "allow-oom")
 """at, [[hear | nudge | take, node]] → [answer]."""
 
-SWEEP = _script(_SWEEP)
+SWEEP = make_script(_SWEEP, "allow-oom")
 """at, hub, span, retention, event to fill in, nodes that it names at most, seconds of quiet before it is told
 and until it is told anyway → [who fell silent], [who may be forgotten, some hundreds at most], 1 if the
 event was told."""
 
-ASK = _script(_ASK)
+ASK = make_script(_ASK, "allow-oom")
 """hub, node, id, order, most, seconds that it stands → 1, or 0 if so many wait already."""
 
-ANSWER = _script(_ANSWER)
+ANSWER = make_script(_ANSWER, "allow-oom")
 """node, id, message → hubs that were told."""
-
-SCRIPTS = (OPEN, READ, WRITE, TOUCH, SWEEP, ASK, ANSWER)

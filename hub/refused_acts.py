@@ -8,9 +8,9 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-import structlog
 from quart import Quart, Request, Response, request
 
 from hub.door import actor
@@ -32,8 +32,6 @@ MOST_OF_ALL = 300
 
 LONGEST_NAME = 128
 """Characters of a name out of a path."""
-
-log = structlog.get_logger()
 
 
 class Allowance:
@@ -81,10 +79,8 @@ def tell_refused_acts(app: Quart, store: Store, allowance: Allowance | None = No
             if left_out is not None:
                 slug = _slug(await response.get_data(as_text=True))
                 detail = _detail(request, response.status_code, left_out)
-                try:
+                with suppress(StoreUnavailable):  # the refusal stands all the same
                     await store.run(refused_act(slug, _about(request), detail), by)
-                except StoreUnavailable as error:  # the refusal stands all the same
-                    log.warning("a refusal could not be kept", error=str(error))
         return response
 
 

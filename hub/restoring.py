@@ -15,9 +15,8 @@ from hub.backup import BackupError
 from hub.contents import Contents, carry_over, fill, read_database, read_store
 from hub.errors import StoreUnavailable
 from hub.journal_sqlite import lock_database, open_sqlite
-from hub.redis_url import RedisTarget
+from hub.redis_repair import open_for_repair, restore_redis
 from hub.settings import HubSettings
-from hub.store_redis import open_redis
 from hub.tasklist import TaskList
 
 COMPANIONS = ("", "-wal", "-shm")
@@ -35,11 +34,11 @@ async def take_contents(settings: HubSettings) -> Contents:
             return read_database(settings.database)
         if settings.redis is None:
             raise BackupError("state: memory: is kept nowhere, so there is nothing to back up or restore")
-        store = await open_redis(settings.redis)
-        try:
+        async with open_for_repair(settings.redis) as store:
+            found = store.sight.found
+            if found is None or not found.standing.list_version:
+                raise BackupError("state: this Redis holds no task list, so there is nothing to back up")
             return await read_store(store)
-        finally:
-            await store.close()
     except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if isinstance(error, sqlite3.Error) else type(error).__name__
         raise BackupError(f"state: {settings.database or 'redis'} cannot be read: {reason}") from None
@@ -53,31 +52,18 @@ async def restore(settings: HubSettings, backup: Contents) -> tuple[TaskList, Pa
     """Make this backup the hub's state; the task list as it is then, and where the file is that was there.
 
     Raises:
-        BackupError, ConfigError: a hub runs, or the state cannot be written; nothing has changed then.
+        BackupError, ConfigError: a hub runs, or the state cannot be written; hubs take nothing of it then.
     """
     try:
         if settings.database is not None:
             return await _restore_database(settings.database, backup)
         if settings.redis is None:
             raise BackupError("state: memory: is kept nowhere, so there is nothing to back up or restore")
-        return await _restore_redis(settings.redis, backup), None
+        return await restore_redis(settings.redis, backup), None
     except StoreUnavailable as error:
         raise BackupError(f"state: {error}") from None
     except OSError as error:
         raise BackupError(f"state: {error.filename or ''}: {error.strerror}") from None
-
-
-async def _restore_redis(target: RedisTarget, backup: Contents) -> TaskList:
-    store = await open_redis(target)
-    try:
-        if not (await read_store(store)).is_empty:
-            raise BackupError(
-                "state: this Redis holds tasks, nodes or tokens, and hubs may run on it. Stop them, and "
-                "restore into an empty one (another database number will do)"
-            )
-        return await fill(store, backup)
-    finally:
-        await store.close()
 
 
 async def _restore_database(name: Path, backup: Contents) -> tuple[TaskList, Path | None]:

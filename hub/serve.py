@@ -198,9 +198,8 @@ async def _repeat(
             return
         try:
             await step()
-        except StoreUnavailable as error:
+        except StoreUnavailable:  # the store has told the log, once
             counts.store_failures += 1
-            log.warning("the state could not be written", error=str(error))
 
 
 async def look_at_canary(store: Store) -> None:

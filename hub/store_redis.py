@@ -9,23 +9,26 @@ decides again. What a hub keeps in memory is a copy, for those who are held and 
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import structlog
+
 from hub import codec, operations
 from hub.access import Access, Role, TokenRecord
 from hub.batcher import Batcher
-from hub.errors import OutcomeUnknown, StoreAway, StoreUnavailable, UnknownNode
+from hub.errors import OutcomeUnknown, StoreAway, StoreFull, StoreUnavailable, UnknownNode
 from hub.events import HUB, NODES_NAMED, Actor, Event, EventQuery, Recorded, name_nodes
 from hub.operations import Swept
+from hub.redis_events import read_events
 from hub.redis_rows import Entries, Entry, Looking
-from hub.redis_script import SWEEP, TOUCH, WRITE
+from hub.redis_script import SWEEP, TOUCH
 from hub.redis_sight import Sight
 from hub.redis_url import RedisTarget
+from hub.redis_write import WRITE, WRITE_ANYWAY
 from hub.registry import OFFLINE_AFTER, Node
 from hub.state import AUDIT, Change, Draft, Moment, Operation, Outcome, View
 from hub.store import Wake
@@ -33,6 +36,8 @@ from hub.store_local import new_entropy, new_node_id
 from hub.tasklist import TaskList
 
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 CONFIRM_TIME = 1.0
 """Seconds that replicas get to confirm an operator's change."""
@@ -45,10 +50,7 @@ PAUSE = 0.005
 
 MOST_TOUCHES = 500
 NODES_AT_ONCE = 500
-EVENTS_AT_ONCE = 500
 """What one script or answer holds at most: Redis does one thing at a time."""
-
-_PLACE = re.compile(r"\d{1,18}(-\d{1,18})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,12 @@ class RedisStore:
         clock: Callable[[], float] | None = None,
         entropy: Callable[[], int] = new_entropy,
         node_id: Callable[[], str] = new_node_id,
+        repairs: bool = False,
     ) -> None:
-        """`clock` stands for Redis' own time."""
+        """`clock` stands for Redis' own time; `repairs` is for what restores (`redis_sight.Sight`)."""
         self.hub_id = secrets.token_hex(8)
-        self.sight = Sight(target, self.hub_id, clock, TaskList.empty(entropy()).revision)
+        empty = TaskList.empty(entropy()).revision
+        self.sight = Sight(target, self.hub_id, clock, empty, repairs=repairs)
         self._link = self.sight.link
         self._replicas = target.replicas
         self._entropy = entropy
@@ -154,6 +158,7 @@ class RedisStore:
     @property
     def access(self) -> Access:
         if not self.sight.has_seen:
+            self._link.check()
             raise StoreAway("Redis was never reached")
         return self.sight.known.access
 
@@ -163,19 +168,7 @@ class RedisStore:
         return sorted(tokens, key=lambda token: (token.created, token.id))
 
     async def events(self, query: EventQuery) -> Sequence[Recorded]:
-        found: list[Recorded] = []
-        span = _span(query)
-        while span is not None and len(found) < query.limit:
-            command = "XREVRANGE" if query.after is None else "XRANGE"
-            (rows,) = await self._link.call(
-                (command, self.sight.key("events"), *span, "COUNT", EVENTS_AT_ONCE)
-            )
-            for place, (_field, text) in rows:
-                event = codec.load_event(json.loads(text))
-                if query.takes(event):
-                    found.append(Recorded(place, event))
-            span = (f"({rows[-1][0]}", span[1]) if len(rows) == EVENTS_AT_ONCE else None
-        return found[: query.limit]
+        return await read_events(self._link.call, self.sight.key("events"), query)
 
     async def forget_events(self, before: float) -> int:
         command = ("XTRIM", self.sight.key("events"), "MINID", f"{max(0, int(before * 1000))}-0")
@@ -218,6 +211,8 @@ class RedisStore:
             if not left:
                 break
         busy = StoreUnavailable("Other hubs were faster each time.")
+        if left:
+            log.warning("other hubs were faster each time", operations=len(left))
         return [answers.get(place, busy) for place in range(len(asked))]
 
     async def _run_round(self, asked: dict[int, _Asked], answers: dict[int, Any]) -> None:
@@ -241,7 +236,13 @@ class RedisStore:
                 entries.append(making.make(looked, change, wake))
                 draft.apply(change)
         outcomes = [decision.outcome for decision in decided.values()]
-        done, is_confirmed = await self._write(entries, any(map(_is_order, outcomes)))
+        try:
+            done, is_confirmed = await self._write(entries, any(map(_is_order, outcomes)))
+        except StoreFull as full:
+            for place, decision in decided.items():  # the others are decided again, without these
+                if decision.entry is not None and entries[decision.entry]["grows"]:
+                    answers[place] = full
+            return
         await self._see_own(making, [entry for entry, held in zip(entries, done, strict=True) if held])
         for place, decision in decided.items():
             if decision.entry is None or done[decision.entry]:
@@ -252,11 +253,16 @@ class RedisStore:
         """Which of the entries held, and whether enough replicas have them."""
         if not entries:
             return [], True
-        commands = [self.sight.script(WRITE, self.hub_id, json.dumps(entries))]
+        grows = any(entry["grows"] for entry in entries)
+        commands = [self.sight.writing(WRITE if grows else WRITE_ANYWAY, entries)]
         if self._replicas and is_order:
             commands.append(("WAIT", self._replicas, int(CONFIRM_TIME * 1000)))
         done, *confirmed = await self._link.call(*commands, changes=True)
-        return done, not confirmed or confirmed[0] >= self._replicas
+        self._link.conditions.wrote(took_memory=grows)
+        is_confirmed = not confirmed or confirmed[0] >= self._replicas
+        if confirmed:
+            self._link.conditions.is_confirmed(is_confirmed)
+        return done, is_confirmed
 
     async def _see_own(self, making: Entries, written: list[Entry]) -> None:
         """Let the copy show what we wrote before we answer and wake."""
@@ -318,19 +324,6 @@ def _is_order(outcome: Outcome[Any] | Exception) -> bool:
         or any(token is None or token.role is not Role.NODE for token in change.tokens.values())
         or None in change.nodes.values()
     )
-
-
-def _span(query: EventQuery) -> tuple[str, str] | None:
-    """Where the part of the trail begins and ends, in the order that is asked for; None if it is empty."""
-    if query.after is not None:
-        return (f"({query.after}" if _is_place(query.after) else "-"), "+"
-    if query.before is None:
-        return "+", "-"
-    return (f"({query.before}", "-") if _is_place(query.before) else None
-
-
-def _is_place(text: str) -> bool:
-    return bool(_PLACE.fullmatch(text)) and bool(text.strip("0-"))
 
 
 _SILENCE = Event(0.0, "nodes-offline", HUB.who, detail=name_nodes([]))

@@ -11,6 +11,7 @@ task has a revision of its own likewise, which changes with its definition, its 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -25,6 +26,8 @@ from hub.errors import (
     TaskConflict,
     UnknownTask,
 )
+
+_DECIDED = re.compile(r"[1-9]\d{0,17}-[0-9a-f]{16}", re.ASCII)
 
 START_WITHIN = 900.0
 """Seconds in which the nodes of a canary must have it running: long enough to fetch a large image."""
@@ -144,6 +147,11 @@ class TaskList:
     def empty(cls, entropy: int) -> TaskList:
         """The list of a new hub; `entropy` is 64 random bits."""
         return cls(_revision(0, entropy))
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nobody has ever decided what is current on it, not even nothing."""
+        return not is_decided(self.revision)
 
     @property
     def current(self) -> Task | None:
@@ -291,6 +299,11 @@ class TaskList:
 
     def _find(self, name: str) -> Task | None:
         return next((task for task in self.tasks if task.name == name), None)
+
+
+def is_decided(revision: str) -> bool:
+    """Whether it is one of a list on which somebody has decided what is current, this list or another."""
+    return bool(_DECIDED.fullmatch(revision))
 
 
 def _revision(counter: int, entropy: int) -> str:

@@ -202,7 +202,7 @@ async def test_what_can_never_work_is_said_at_once(tmp_path: Path, resources: Ex
     secured = resources.enter_context(RedisServer(tmp_path / "tls", password="hunter2", authority=authority))
     address = f"127.0.0.1:{secured.port}"
     ca = f"ca={authority.certificate}"
-    assert "not trusted" in await why_not(f"rediss://:hunter2@{address}")
+    assert "Name its authority with ?ca=FILE" in await why_not(f"rediss://:hunter2@{address}")
     assert "no file" in await why_not(f"rediss://:hunter2@{address}?ca={tmp_path}/none.pem")
     assert "cannot be read" in await why_not(f"rediss://{address}?{ca}&password_file={tmp_path}/none")
     assert "no database 99" in await why_not(f"rediss://:hunter2@{address}/99?{ca}")

@@ -1,0 +1,58 @@
+"""The file that a hub with SQLite has open: whether it is still the one, and what the log is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hub.condition import Condition
+from hub.errors import StateLost, StoreUnavailable
+
+
+class StateFile:
+    """One file, from `opened` on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity: tuple[int, int] | None = None
+        self._trouble = Condition(
+            "the state cannot be written",
+            "the state can be written again",
+            do="changes are refused with 503 till then, and nodes go on computing",
+            level="error",
+        )
+
+    def opened(self) -> None:
+        """It is open now. Raises OSError."""
+        self._identity = self._look()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """What fails in the block is told once, and so is that it goes well again.
+
+        Raises StateLost where the file is not the one that was opened: what is written would be lost.
+        """
+        try:
+            self._insist()
+            yield
+        except StoreUnavailable as error:
+            self._trouble.meet(str(error), why=str(error))
+            raise
+        self._trouble.over()
+
+    def _insist(self) -> None:
+        try:
+            found = self._look()
+        except OSError:
+            found = None
+        if found is None or found != self._identity:
+            raise StateLost(
+                f"{self._path} was removed, emptied or replaced while the hub runs",
+                "The hub goes by what it knows, and keeps no change any more. Stop it, put the file or a "
+                "backup (`computehub restore`) in its place, and start it again",
+            )
+
+    def _look(self) -> tuple[int, int] | None:
+        found = self._path.stat()
+        return (found.st_dev, found.st_ino) if found.st_size else None
