@@ -244,8 +244,11 @@ class TaskListMachine(RuleBasedStateMachine):
             with pytest.raises(NoCanary):
                 trying.abort(self.tasks)
             return
-        others = self.tasks.assigned("another")
+        others, was_new = self.tasks.assigned("another"), self.tasks.is_new
         self.tasks = trying.abort(self.tasks)
+        if was_new:  # that nothing is current is decided now, which nodes that had a task are told by
+            self.is_fresh(self.tasks.revision)
+            others = others._replace(revision=self.tasks.revision)
         assert {self.tasks.assigned(node) for node in (*NODES, "another")} == {others}
         self.tried = None
 
