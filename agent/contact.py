@@ -26,6 +26,7 @@ class Contact:
         self._random = Random()  # noqa: S311 # jitter, not a secret
         self._away: str | None = None
         self._kind: str | None = None
+        self._told: set[str] = set()
         self._away_since = 0.0
         self._not_before = 0.0
 
@@ -57,7 +58,8 @@ class Contact:
         now, text = time.monotonic(), text or str(error)
         if self._away is None:
             self._away_since = now
-        if text != self._away:
+        if text not in self._told:  # both loops ask, and may each hear something else, again and again
+            self._told.add(text)
             log.warning("hub", error=text, meanwhile="what runs keeps running")
         self._away, self._kind = text, error.kind
         if error.retry_after:
@@ -69,5 +71,6 @@ class Contact:
     def find(self) -> None:
         """The hub has answered."""
         if self._away is not None:
-            log.info("hub answers again")
+            log.info("hub answers again", seconds=round(time.monotonic() - self._away_since, 1))
+            self._told.clear()
         self._away = self._kind = None

@@ -17,7 +17,7 @@ from hub.condition import Condition
 SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Why a connection is not accepted now and may be later."""
 
-QUIET = 3.0
+QUIET = 5.0
 """Seconds without such an error after which there is room again; asyncio tries each second."""
 
 ROUND = 0.5
