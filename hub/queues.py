@@ -15,13 +15,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import redis.exceptions
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis, SSLConnection
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from gridcore.masking import mask_values, url_password
 from gridcore.protocol import TaskDefinition
+from hub.reasons import reason_of
+from hub.redis_name import name_connection
 
 CONNECT_TIME = 2.0
 """Seconds in which a Redis must accept a connection."""
@@ -192,14 +194,16 @@ class _Source:
         if isinstance(error, ValueError | TypeError):
             return "the URL cannot be understood"
         password = url_password(self._url)
-        said = mask_values(str(error), [password] if password else [])[:200]
-        if isinstance(error, redis.exceptions.ConnectionError | OSError):
-            return f"the Redis cannot be reached: {said}"
-        return f"the Redis answers: {said}"
+        said = mask_values(reason_of(error), [password] if password else [])
+        is_away = isinstance(error, redis.exceptions.ConnectionError | OSError)
+        return f"the Redis cannot be {'reached' if is_away else 'used'}: {said}"
 
 
 async def _length(client: Redis, queue: str) -> Length:
-    kind = (await _ask(client, "TYPE", queue)).decode()
+    try:
+        kind = (await _ask(client, "TYPE", queue)).decode()
+    except redis.exceptions.NoPermissionError:  # a list is what a login can most likely look at
+        kind = "list"
     if kind == "none":
         return Length(0)
     if kind not in LENGTHS:
@@ -223,5 +227,11 @@ def _connect(url: str, connect_time: float, look_time: float) -> Redis:
         retry=Retry(NoBackoff(), 0),
         single_connection_client=True,
         protocol=2,  # old servers know no other
-        client_name="computehub",
+        redis_connect_func=_meet,
     )
+
+
+async def _meet(connection: Connection | SSLConnection) -> None:
+    """Log in, and say who it is."""
+    await connection.on_connect()
+    await name_connection(connection, "computehub")

@@ -23,7 +23,7 @@ from redis.asyncio import Connection, SSLConnection
 
 from gridcore.errors import ConfigError
 from hub.errors import OutcomeUnknown, StateLost, StoreAway, StoreFull, StoreUnavailable
-from hub.reasons import reason_of
+from hub.reasons import cause_of, reason_of
 from hub.redis_beginning import BEGIN, OPEN, REFUSE
 from hub.redis_conditions import RedisConditions
 from hub.redis_place import RIGHTS, Place, find_place
@@ -172,7 +172,7 @@ class RedisLink:
         elif self._is_up:
             self.conditions.refuses(why, type(error).__name__)
         if isinstance(error, REFUSED) or str(error).startswith(REFUSALS):
-            raise StoreAway(f"Redis refuses: {why}")
+            raise StoreAway(f"Redis refuses: {why}") from error
         raise (OutcomeUnknown if changes else StoreAway)(f"Redis failed: {why}")
 
     async def _keep(self, session: Session) -> None:
@@ -206,8 +206,8 @@ class RedisLink:
                 await session.begin()
         except BaseException as error:
             await self._end()
-            if isinstance(error, exceptions.NoPermissionError):
-                raise ConfigError(f"state: {self.target.name}: {reason_of(error)}. {RIGHTS}") from None
+            if isinstance(refused := cause_of(error), exceptions.NoPermissionError):
+                raise ConfigError(f"state: {self.target.name}: {reason_of(refused)}. {RIGHTS}") from None
             if isinstance(error, OSError | exceptions.RedisError):
                 raise StoreAway(f"Redis is away: {reason_of(error)}") from error
             raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from gridcore.errors import ConfigError
 from gridcore.trust import Doubt, doubt_of
 from hub.errors import StoreAway
 from hub.reasons import cause_of, reason_of
+from hub.redis_name import name_connection
 from hub.redis_url import RedisTarget
 
 NO_DATABASE = "DB index is out of range"
@@ -36,7 +36,7 @@ CONNECT_TIMEOUT = 2.0
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 """Without these, Redis may lose what the hub acknowledged."""
 
-RIGHTS = 'docs/configuration-hub.md has the line of "ACL SETUSER" that a hub needs'
+RIGHTS = 'docs/security.md has the line of "ACL SETUSER" that a hub needs'
 
 log = structlog.get_logger()
 
@@ -63,7 +63,7 @@ class Place:
         connection = SSLConnection(**where, **self.tls) if self.tls is not None else Connection(**where)
         try:
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py lacks it
-            await _name(connection, self.client_name)
+            await name_connection(connection, self.client_name)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -212,14 +212,6 @@ async def _check(place: Place, target: RedisTarget) -> tuple[str, str]:
         return info["master_replid"], info["master_replid2"]
     finally:
         await connection.disconnect(nowait=True)
-
-
-async def _name(connection: Connection | SSLConnection, name: str) -> None:
-    """Tell Redis who it is, for people who look at its clients: where the login may not, nothing is lost."""
-    if name:
-        await connection.send_command("CLIENT", "SETNAME", name)
-        with suppress(exceptions.ResponseError):
-            await connection.read_response()
 
 
 async def _missing(connection: Connection | SSLConnection) -> str:
