@@ -88,6 +88,7 @@ class HubLink:
         self._finishing = asyncio.Event()
         self._told_to_stop = False
         self._draining = False
+        self._nothing: str | None = None
         self._task: TaskConfig | None = None
         self._task_known = False
         self._task_invalid: str | None = None
@@ -155,6 +156,7 @@ class HubLink:
                 self._beat_now.set()
             if answer.changed:
                 self._task, self._task_known, self._task_invalid = answer.task, True, answer.invalid
+                self._nothing = None  # which was about what was given before
                 if answer.invalid:
                     self._board.error("bad-task", f"the hub's task cannot be used: {answer.invalid}")
                 self._apply()
@@ -260,8 +262,8 @@ class HubLink:
         if answer.known is False or (answer.known is None and was_away):
             self._board.keep_errors(errors)
             self._registered.clear()
-        elif answer.known and answer.drain != self._draining:
-            self._draining = answer.drain
+        elif answer.known and (answer.drain, answer.nothing) != (self._draining, self._nothing):
+            self._draining, self._nothing = answer.drain, answer.nothing
             self._apply()
 
     def _run_errands(self, answer: HeartbeatAnswer) -> None:
@@ -316,7 +318,7 @@ class HubLink:
         if self._task_invalid:
             return spec.Wanted(reason=f"the hub's task cannot be used: {self._task_invalid}")
         if self._task is None:
-            reason = f"the hub has no current task for {self._identity.platform}"
+            reason = self._nothing or f"the hub has no current task for {self._identity.platform}"
             return spec.Wanted(reason=reason, is_word=True)
         return spec.want(self._task, self._facts, node_id, self._settings)
 

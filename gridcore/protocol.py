@@ -340,6 +340,8 @@ class HeartbeatAnswer(BaseModel):
     drain: bool = False
     heartbeat_interval: float | None = Field(default=None, ge=1, le=45)
     logs: list[LogOrder] = Field(default_factory=list, max_length=16)
+    nothing: Annotated[Line, Field(max_length=512)] | None = None
+    """Why the hub gives this node nothing to run, where it has a reason beyond that nothing is current."""
     prefetch: Image | None = None
     """An image that this node will need soon, to be fetched when it has nothing better to fetch."""
     token: Token | None = None

@@ -17,7 +17,7 @@ from gridcore.protocol import TaskDefinition, TaskGuard
 from hub.errors import CanaryRunning, NoCanaryNodes, NothingPending
 from hub.observed import Instant
 from hub.registry import Node
-from hub.tasklist import Canary, TaskList
+from hub.tasklist import Aborted, Canary, Task, TaskList
 
 SPARES = 20
 """Nodes that are chosen beyond those wanted, since some may be gone a moment later."""
@@ -83,17 +83,24 @@ def begin(
         raise NoCanaryNodes(task.name)
     tried_on = tuple(able[: canary.wanted])
     revision = tasks.fresh_revision(entropy)
+    if task.aborted is not None:
+        tasks = _noted(tasks, task.revised(entropy, aborted=None))
     return replace(tasks, canary=replace(canary, task=task.name, revision=revision, nodes=tried_on))
 
 
-def abort(tasks: TaskList, task: str | None = None) -> TaskList:
-    """The list whose nodes all work on what is current again. Raises NoCanary."""
-    canary = tasks.canary_of(task)
-    ended = replace(tasks, canary=None)
-    if not tasks.is_new:
-        return ended
-    # Nothing was ever current: that it is nothing is decided now, for the nodes that had the canary's task.
-    return replace(ended, revision=tasks.fresh_revision(int(canary.revision.partition("-")[2], 16)))
+def abort(tasks: TaskList, reason: str, now: float, entropy: int) -> TaskList:
+    """The list whose nodes all work on what is current again; the task that was tried says why. Raises
+    NoCanary."""
+    canary = tasks.canary_of()
+    aborted = Aborted(now, reason, len(canary.nodes))
+    ended = _noted(tasks, tasks.get(canary.task).revised(entropy, aborted=aborted))
+    # Where nothing was ever current, that it is nothing is decided now, for the nodes that had the task.
+    revision = tasks.fresh_revision(entropy) if tasks.is_new else tasks.revision
+    return replace(ended, revision=revision, canary=None)
+
+
+def _noted(tasks: TaskList, task: Task) -> TaskList:
+    return replace(tasks, tasks=tuple(task if other.name == task.name else other for other in tasks.tasks))
 
 
 def judge(canary: Canary, nodes: Mapping[str, Node | None], now: Instant) -> Canary | str:

@@ -12,9 +12,13 @@ from dataclasses import dataclass, field
 
 from hub.redaction import Hide
 from hub.registry import Node
+from hub.reports import NodeError
 
 RECENT = 3600.0
-"""Seconds after which an error no longer counts."""
+"""Seconds after which an error no longer counts, however long it lasts: then its node's reason tells it."""
+
+WELL = 60.0
+"""Seconds that a slot must run again before its last error is over."""
 
 MOST = 100
 """Causes that are told: those of the most nodes."""
@@ -84,15 +88,16 @@ class _Found:
         self.first, self.last = min(self.first, seen.first), max(self.last, seen.last)
 
 
-def find_causes(nodes: Iterable[Node], since: float, hide: Hide) -> list[Cause]:
-    """The causes of what Online nodes reported after `since`, those of the most nodes first.
+def find_causes(nodes: Iterable[Node], since: float, now: float, hide: Hide) -> list[Cause]:
+    """The causes of what Online nodes reported after `since` and what lasts `now`, those of the most nodes
+    first; both in seconds since the epoch.
 
     A node that is in Error now counts with its reason, however long ago its errors were.
     """
     online = [node for node in nodes if node.is_online]
     found: dict[tuple[str, str], _Found] = {}
     for node in online:
-        for seen in _sightings(node, since):
+        for seen in _sightings(node, since, now):
             message = hide(seen.message)
             key = seen.kind, cause_of(message, node.record.id, node.record.hostname)
             found.setdefault(key, _Found(seen.first, seen.last, message)).add(node.record.id, seen)
@@ -123,11 +128,16 @@ def _without_names(word: str, names: set[str]) -> str:
     return GAP + word[len(bare) :] if bare in names else word
 
 
-def _sightings(node: Node, since: float) -> Iterator[_Sighting]:
+def _sightings(node: Node, since: float, now: float) -> Iterator[_Sighting]:
     """Each different message of a node once."""
+    recent = [error for error in node.live.errors if error.time >= since]
+    newest = {error.instance: error for error in recent}
+    lasting = {
+        (slot, error.kind, error.message) for slot, error in newest.items() if _lasts(node, error, now)
+    }
     times: dict[tuple[str, str], tuple[float, float]] = {}
-    for error in node.live.errors:
-        if error.time >= since:
+    for error in recent:
+        if (error.instance, error.kind, error.message) in lasting:
             first, _ = times.get((error.kind, error.message), (error.time, 0.0))
             times[error.kind, error.message] = first, error.time
     for (kind, message), (first, last) in times.items():
@@ -136,6 +146,19 @@ def _sightings(node: Node, since: float) -> Iterator[_Sighting]:
     if node.live.runtime_status == "Error" and reason:
         kind = next((error.kind for error in reversed(node.live.errors) if reason in error.message), "")
         yield _Sighting(kind, reason, node.live.last_seen, node.live.last_seen)
+
+
+def _lasts(node: Node, error: NodeError, now: float) -> bool:
+    """Whether the last error of a slot, or of the whole node, is not over."""
+    is_failing = node.live.runtime_status == "Error"
+    if error.instance is None:
+        reason = node.live.reason
+        return is_failing or now - error.time < WELL or (reason is not None and reason in error.message)
+    slot = next((slot for slot in node.live.containers if slot.instance == error.instance), None)
+    if slot is None:  # it is not wanted any more, or the node does not tell of its slots
+        return is_failing and not node.live.containers
+    has_run = slot.state == "running" and slot.started is not None and now - slot.started >= WELL
+    return not has_run
 
 
 def _join_reasons(found: dict[tuple[str, str], _Found]) -> None:

@@ -16,7 +16,7 @@ from hub.access import Role, SigningKey, TokenRecord
 from hub.events import Event
 from hub.registry import DrainOrder, Live, Node, NodeRecord, Presence, StopOrder
 from hub.reports import ContainerState, LastExit, NodeError
-from hub.tasklist import Canary, Task, TaskList, TaskStatus
+from hub.tasklist import Aborted, Canary, Task, TaskList, TaskStatus
 
 
 def dump_head(tasks: TaskList) -> dict[str, Any]:
@@ -53,6 +53,7 @@ def dump_task(task: Task) -> dict[str, Any]:
         "started_at": task.started_at,
         "completed_at": task.completed_at,
         "earlier": [definition.to_stored() for definition in task.earlier],
+        "aborted": asdict(task.aborted) if task.aborted else None,
         "revision": task.revision,
     }
 
@@ -65,6 +66,7 @@ def load_task(kept: Mapping[str, Any]) -> Task:
         kept["started_at"],
         kept["completed_at"],
         tuple(TaskDefinition.model_validate(definition) for definition in kept.get("earlier", ())),
+        Aborted(**kept["aborted"]) if kept.get("aborted") else None,
         kept.get("revision", ""),
     )
 

@@ -66,7 +66,7 @@ def count_fleet(nodes: Sequence[Node]) -> Fleet:
     for node in nodes:
         live, architecture = node.live, node.record.architecture
         is_online = node.is_online
-        runtime = live.runtime_status
+        runtime = live.runtime_status if is_online else None
         kinds[
             Kind(
                 "Online" if is_online else "Offline",

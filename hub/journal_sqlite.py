@@ -309,7 +309,7 @@ def _task_row(position: int, task: Task) -> tuple[Any, ...]:
     kept = codec.dump_task(task)
     texts = (task.name, position, kept["status"], json.dumps(kept["definition"]))
     times = (task.added_at, task.started_at, task.completed_at)
-    return (*texts, *times, json.dumps({name: kept[name] for name in ("earlier", "revision")}))
+    return (*texts, *times, json.dumps({name: kept[name] for name in ("earlier", "aborted", "revision")}))
 
 
 def read_tasks(database: sqlite3.Connection) -> TaskList:

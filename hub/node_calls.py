@@ -26,7 +26,7 @@ from hub.news import News
 from hub.pace import Pace
 from hub.registry import Node
 from hub.store import Store
-from hub.tasklist import Assignment, Task, TaskList, is_decided
+from hub.tasklist import Assignment, Task, TaskList, is_decided, why_nothing
 from hub.tokens import needs_renewal
 from hub.waiters import Waiters
 
@@ -127,6 +127,10 @@ class NodeCalls:
         }
         if self._prefetch:
             wire["prefetch"] = self._upcoming.image(self.store.latest_tasks, node_id, beat.platform)
+        if beat.platform is not None:
+            tasks = self.store.latest_tasks
+            given = self.given(tasks, node_id)
+            wire["nothing"] = why_nothing(given, beat.platform, is_held=tasks.is_held)
         if beat.known:
             wire["token"] = await self._renewal(by)
             logs = await self._desk.take(node_id)

@@ -178,11 +178,12 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
     @document_response(CauseList)
     @document_problems(422)
     async def list_problems() -> Response:
-        """What goes wrong on the nodes that are Online, grouped by cause, the most frequent first."""
+        """What goes wrong now on the nodes that are Online, grouped by cause, the most frequent first."""
         read_query(request, NoQuery)
         tasks, nodes = await store.tasks(), await store.nodes()
-        since = recent_since(time.time(), tasks.current.started_at if tasks.current else None)
-        causes = await asyncio.to_thread(find_causes, nodes, since, hiding(tasks))
+        now = time.time()
+        since = recent_since(now, tasks.current.started_at if tasks.current else None)
+        causes = await asyncio.to_thread(find_causes, nodes, since, now, hiding(tasks))
         return answer([cause_view(cause) for cause in causes])
 
     return api

@@ -67,7 +67,7 @@ PRESENCE: Mapping[Literal["registered", "heard", "silent", "deregistered"], Mapp
     "deregistered": dict.fromkeys(Presence, Presence.GONE),
 }
 
-STOP: Mapping[Literal["ordered", "told", "registered", "resumed"], Mapping[StopOrder, StopOrder]] = {
+STOP: Mapping[Literal["ordered", "told", "registered", "left", "resumed"], Mapping[StopOrder, StopOrder]] = {
     # An order that was told is being obeyed: the second press of the button is not a second order.
     "ordered": {
         StopOrder.NONE: StopOrder.ASKED,
@@ -81,6 +81,12 @@ STOP: Mapping[Literal["ordered", "told", "registered", "resumed"], Mapping[StopO
     },
     # Who registers after being told has stopped in between; who registers before has not heard yet.
     "registered": {
+        StopOrder.NONE: StopOrder.NONE,
+        StopOrder.ASKED: StopOrder.ASKED,
+        StopOrder.TOLD: StopOrder.NONE,
+    },
+    # Who leaves after being told has stopped: the order is done.
+    "left": {
         StopOrder.NONE: StopOrder.NONE,
         StopOrder.ASKED: StopOrder.ASKED,
         StopOrder.TOLD: StopOrder.NONE,
@@ -302,7 +308,11 @@ def deregister(node: Node) -> Node:
     """The node after its last word: its containers are gone."""
     live = node.live
     return Node(
-        _moved(node.record, presence=PRESENCE["deregistered"][node.record.presence]),
+        _moved(
+            node.record,
+            presence=PRESENCE["deregistered"][node.record.presence],
+            stop=STOP["left"][node.record.stop],
+        ),
         Live(heard=live.heard, last_seen=live.last_seen, errors=live.errors, nudged=live.nudged),
     )
 

@@ -111,7 +111,7 @@ def revert(tasks: TaskList, name: str, entropy: int) -> tuple[TaskList, Task]:
 
 
 def _with(tasks: TaskList, changed_task: Task, entropy: int) -> tuple[TaskList, Task]:
-    task = changed_task.revised(entropy)
+    task = changed_task.revised(entropy, aborted=None)
     changed = tuple(task if other.name == task.name else other for other in tasks.tasks)
     is_current = task.status is TaskStatus.RUNNING
     revision = tasks.fresh_revision(entropy) if is_current else tasks.revision

@@ -43,6 +43,14 @@ class TaskHeaders(BaseModel):
     """The ETag of the task as it was looked at: 412 if it has changed since."""
 
 
+class AbortedView(BaseModel):
+    """How a try of a task ended."""
+
+    at: str
+    reason: str
+    nodes: int
+
+
 class TaskView(BaseModel):
     """A task as answers show it: its definition with secrets as `***`, and what became of it."""
 
@@ -67,6 +75,8 @@ class TaskView(BaseModel):
     completed_at: str | None
     earlier: int
     """How many former definitions `revert` can go back to."""
+    aborted: AbortedView | None
+    """When and why the last try came to nothing, until the task is changed, tried again or started."""
     revision: str
     """Changes with every change of the task: what `If-Match` takes, and its ETag."""
 

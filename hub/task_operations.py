@@ -236,4 +236,5 @@ def _abort(view: View, at: Moment, canary: Canary, reason: str) -> tuple[Change,
     """The change, and whom it wakes."""
     detail = {"reason": reason, "state": canary.state, **name_nodes(list(canary.nodes))}
     events = at.tell("canary-aborted", task=canary.task, detail=detail)
-    return Change(trying.abort(view.tasks), events=events), wake_of(canary.nodes)
+    tasks = trying.abort(view.tasks, reason, at.now.wall, at.entropy())
+    return Change(tasks, events=events), wake_of(canary.nodes)

@@ -52,6 +52,16 @@ TRANSITIONS: Mapping[tuple[TaskStatus, TaskEvent], TaskStatus] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Aborted:
+    """That a task was tried, and when (seconds since the epoch) and why that came to nothing."""
+
+    at: float
+    reason: str
+    nodes: int
+    """On so many it was tried."""
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A definition and how far it has come; times in seconds since the epoch, by the hub's clock."""
 
@@ -62,6 +72,8 @@ class Task:
     completed_at: float | None = None
     earlier: tuple[TaskDefinition, ...] = ()
     """What the definition was before it was changed, the latest first."""
+    aborted: Aborted | None = None
+    """How the last try of this definition ended, while nothing else has become of it since."""
     revision: str = ""
     """Of this task; empty only where a hub of an earlier version wrote it last (`codec.load_list`)."""
 
@@ -73,7 +85,7 @@ class Task:
         """The task once `event` has happened to it."""
         changed = self.revised(entropy, status=TRANSITIONS[self.status, event])
         if event == "start":
-            return replace(changed, started_at=now)
+            return replace(changed, started_at=now, aborted=None)
         if event == "requeue":
             return replace(changed, started_at=None, completed_at=None)
         return replace(changed, completed_at=now)
@@ -127,6 +139,16 @@ class Assignment(NamedTuple):
 
     revision: str
     task: Task | None
+
+
+def why_nothing(given: Assignment, platform: str, *, is_held: bool) -> str | None:
+    """Why a node of this platform that is given this has nothing to run; None if it has, or if nothing is
+    current."""
+    if is_held:
+        return "the fleet is held"
+    if given.task is not None and given.task.definition.image_for(platform) is None:
+        return f"task {given.task.name} has no image for {platform}"
+    return None
 
 
 @dataclass(frozen=True, slots=True)

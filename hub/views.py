@@ -12,7 +12,7 @@ from hub.errors import InvalidFields
 from hub.redaction import Hide
 from hub.registry import Node
 from hub.reports import ContainerState
-from hub.tasklist import Canary, Task, TaskList
+from hub.tasklist import Aborted, Canary, Task, TaskList, why_nothing
 
 _URLS = ("input_redis", "output_redis")
 _TEXTS = ("image", "input_queue", "output_queue")
@@ -45,8 +45,13 @@ def task_view(task: Task) -> dict[str, Any]:
         "started_at": _time(task.started_at),
         "completed_at": _time(task.completed_at),
         "earlier": len(task.earlier),
+        "aborted": _aborted_view(task.aborted) if task.aborted else None,
         "revision": task.revision,
     }
+
+
+def _aborted_view(aborted: Aborted) -> dict[str, Any]:
+    return {"at": _time(aborted.at), "reason": aborted.reason, "nodes": aborted.nodes}
 
 
 def canary_view(canary: Canary) -> dict[str, Any]:
@@ -88,7 +93,8 @@ def node_view(node: Node, tasks: TaskList, hide: Hide) -> dict[str, Any]:
         "cpu_count": record.cpu_count,
         "last_seen": _time(live.last_seen),
         "status": "Online" if node.is_online else "Offline",
-        "runtime_status": live.runtime_status,
+        # What an Offline node does now nobody knows; what it had, and what went wrong, is as it said last.
+        "runtime_status": live.runtime_status if node.is_online else None,
         "active_containers": live.active_containers,
         "platform": record.platform,
         "stop_requested": node.stop_requested,
@@ -99,7 +105,7 @@ def node_view(node: Node, tasks: TaskList, hide: Hide) -> dict[str, Any]:
         "gpu_count": record.gpu_count,
         "task": live.task,
         "generation": live.generation,
-        "reason": hide(live.reason) if live.reason else _reason(node, tasks),
+        "reason": _reason(node, tasks, hide) if node.is_online else None,
         "warnings": [hide(warning) for warning in live.warnings],
         "containers": [_container_view(container, hide) for container in live.containers],
         "errors": [
@@ -148,16 +154,12 @@ def cause_view(cause: Cause) -> dict[str, Any]:
     }
 
 
-def _reason(node: Node, tasks: TaskList) -> str | None:
-    """Why a node that does not say so itself has nothing to do."""
-    if not node.is_online:
-        return None
-    if tasks.is_held:
-        return "the fleet is held"
-    task = tasks.assigned(node.record.id).task
-    if task is not None and task.definition.image_for(node.record.platform) is None:
-        return f"task {task.name} has no image for {node.record.platform}"
-    return None
+def _reason(node: Node, tasks: TaskList, hide: Hide) -> str | None:
+    """Why a node does nothing: what it says itself, or what the hub knows of it."""
+    if node.live.reason:
+        return hide(node.live.reason)
+    record = node.record
+    return why_nothing(tasks.assigned(record.id), record.platform, is_held=tasks.is_held)
 
 
 def _time(seconds: float | None) -> str | None:

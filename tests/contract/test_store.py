@@ -337,6 +337,20 @@ async def test_a_stop_stands_until_told_and_ends_with_the_registration_after_tha
     assert not (await store.run(heartbeat(beat("a")))).stop_requested
 
 
+async def test_a_stop_is_over_when_the_node_that_was_told_has_left(store: Store) -> None:
+    for node_id in ("told", "untold"):
+        await store.run(register(registration(node_id)))
+        await store.run(order_stop(node_id))
+    await store.run(heartbeat(beat("told")))
+    for node_id in ("told", "untold"):
+        await store.run(deregister(node_id))
+    assert not (await store.node("told")).stop_requested
+    assert (await store.node("untold")).stop_requested
+    assert not (await store.run(register(registration("told")))).node.stop_requested
+    assert (await store.run(heartbeat(beat("untold")))).known is False
+    assert (await store.run(register(registration("untold")))).node.stop_requested
+
+
 async def test_a_drain_is_a_level_that_stands_until_it_is_taken_back(store: Store) -> None:
     for order in (order_drain, order_resume):
         with pytest.raises(UnknownNode):

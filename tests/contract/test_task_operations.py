@@ -33,7 +33,7 @@ from hub.task_operations import (
     revert_task,
     try_next,
 )
-from hub.tasklist import Canary, TaskStatus
+from hub.tasklist import Aborted, Canary, TaskStatus
 from tests.contract.store_kinds import StoreKind
 
 RETENTION = 30 * 86_400.0
@@ -301,6 +301,15 @@ async def test_a_failure_ends_it_once_and_wakes_its_nodes(store: Store) -> None:
     (event,) = await store.events(EventQuery(kinds=frozenset({"canary-aborted"})))
     assert event.event.detail["reason"] == "node n2 reports an error: no such image"
     assert await pending(store) == ["new", "later"]
+
+
+async def test_what_is_known_of_an_aborted_try_outlasts_a_restart(kind: StoreKind, store: Store) -> None:
+    await begin(store)
+    await store.run(abort("new"))
+    before = await store.tasks()
+    assert before.get("new").aborted == Aborted(kind.clock.read().wall, "aborted by hub", 2)
+    store = await kind.reopen()
+    assert await store.tasks() == before
 
 
 async def test_silence_ends_it(kind: StoreKind, store: Store) -> None:

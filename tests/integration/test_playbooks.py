@@ -298,8 +298,9 @@ def test_the_next_task_is_tried_aborted_and_promoted_with_a_token_for_operators(
     alice = Operator(switched, tmp_path, gridcore_operator_token=made["token"])
     register(switched, "trying")
     beat(switched, "trying")
-    said = alice.play("task_next", "task_next", "task_abort", canary="1", healthy_after="300.5")
+    said = alice.play("task_next", "task_next", "task_abort", "status", canary="1", healthy_after="300.5")
     assert changed(said) == 2
+    assert "aborted    second was tried on 1 node: aborted by alice" in shown(said)
     assert "second is tried on trying (starting)" in said
     now = switched.get("/api/tasks").json
     assert (now["current"], now["canary"], now["pending"]) == ("first", None, ["second", "third"])

@@ -60,7 +60,7 @@ def test_an_image_for_each_platform(computehub: Hub, images: dict[str, str], mak
     computehub.call("POST", "/api/tasks", {"name": "arm", "images": {"linux/arm64": images["foreign"]}})
     computehub.call("POST", "/api/tasks/next")
     agent = make_agent(computehub.url).start()
-    reason = "the hub has no current task for linux/amd64"
+    reason = "task arm has no image for linux/amd64"
     eventually(lambda: computehub.node(agent.node_id).get("reason") == reason, "the reason is shown")
     assert computehub.node(agent.node_id)["runtime_status"] == "Idle"
     assert agent.stop() == 0

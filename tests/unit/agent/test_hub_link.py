@@ -195,6 +195,20 @@ async def test_a_drained_node_wants_nothing_until_resumed(tmp_path: Path) -> Non
         await until(lambda: rig.wanted[-1].slots)
 
 
+async def test_why_there_is_nothing_to_do_is_the_hubs_word(tmp_path: Path) -> None:
+    hub = Hub()
+    hub.task = None
+    generic = "the hub has no current task for linux/amd64"
+    rig = Rig(tmp_path, hub)
+    async with rig.running():
+        await until(lambda: rig.wanted and rig.wanted[-1].reason == generic)
+        hub.answer = {"nothing": "the fleet is held"}
+        await until(lambda: rig.wanted[-1].reason == "the fleet is held")
+        assert rig.wanted[-1].is_word
+        hub.answer = {}
+        await until(lambda: rig.wanted[-1].reason == generic)
+
+
 async def test_a_hub_that_goes_changes_nothing_wanted_and_errors_are_kept(tmp_path: Path) -> None:
     rig = Rig(tmp_path, Hub())
     async with rig.running():

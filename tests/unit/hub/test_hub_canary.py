@@ -335,6 +335,33 @@ async def test_an_error_ends_it_and_the_reason_hides_secrets(hub: OperatedHub) -
     assert len(await hub.events("canary-aborted")) == 1
 
 
+async def test_an_aborted_task_says_so_until_something_else_becomes_of_it(hub: OperatedHub) -> None:
+    async def aborted() -> Any:
+        (task,) = [task for task in (await hub.tasks())["tasks"] if task["name"] == "new"]
+        assert task["aborted"] == (await hub.do("GET", "/api/tasks/new"))["aborted"]
+        return task["aborted"]
+
+    async def fail() -> Any:
+        await try_it(hub)
+        assert await aborted() is None
+        before = (await hub.do("GET", "/api/tasks/new"))["revision"]
+        await hub.do("POST", "/api/tasks/abort")
+        assert (await hub.do("GET", "/api/tasks/new"))["revision"] != before
+        return await aborted()
+
+    assert await aborted() is None
+    said = await fail()
+    assert said == {"at": said["at"], "reason": "aborted by shared token", "nodes": 1}
+    assert said["at"].endswith("Z")
+    await hub.do("POST", "/api/tasks/later/move", {"to": "last"})
+    assert await fail() == said
+    await hub.do("PATCH", "/api/tasks/new", {"memory": 64})
+    assert await aborted() is None
+    await fail()
+    await hub.do("POST", "/api/tasks/next")
+    assert await aborted() is None
+
+
 async def test_a_node_that_falls_silent_ends_it(hub: OperatedHub) -> None:
     await try_it(hub)
     await hub.sweep(61)

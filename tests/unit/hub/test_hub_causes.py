@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gridcore.protocol import HeartbeatRequest, RegisterRequest
 from hub import registry
-from hub.causes import GAP, MOST, cause_of, find_causes, recent_since
+from hub.causes import GAP, MOST, WELL, cause_of, find_causes, recent_since
 from hub.observed import Instant
 from hub.registry import Node
 
@@ -23,13 +23,21 @@ EXEC = {"kind": "wrong-platform", "message": "exec format error"}
 def node(
     node_id: str,
     errors: Sequence[dict[str, Any]] = (),
-    status: str = "Running",
+    status: str = "Error",
     reason: str | None = None,
     now: Instant = NOW,
+    containers: Sequence[dict[str, Any]] = (),
 ) -> Node:
     request = RegisterRequest(node_id=node_id, hostname=f"host-{node_id}", architecture="arm", cpu_count=4)
     beat = HeartbeatRequest.model_validate(
-        {"node_id": node_id, "status": status, "active_containers": 0, "errors": errors, "reason": reason}
+        {
+            "node_id": node_id,
+            "status": status,
+            "active_containers": 0,
+            "errors": errors,
+            "reason": reason,
+            "containers": containers,
+        }
     )
     return registry.heartbeat(registry.register(None, request, node_id, now).node, beat, now)
 
@@ -37,7 +45,7 @@ def node(
 def causes(*nodes: Node, since: float = 0.0) -> list[tuple[str, str, list[str]]]:
     return [
         (cause.kind, cause.cause, list(cause.node_ids))
-        for cause in find_causes(nodes, since, lambda text: text)
+        for cause in find_causes(nodes, since, NOW.wall, lambda text: text)
     ]
 
 
@@ -116,7 +124,7 @@ def test_a_cause_of_a_cause_is_itself_and_never_empty(message: str, name: str) -
 def test_a_node_counts_once_for_a_cause_and_causes_of_many_nodes_come_first() -> None:
     many = [node(f"n{number}", [{**EXEC, "instance": slot} for slot in range(4)]) for number in range(58)]
     few = [node("m0", [{"kind": "failed", "message": "exit code 1"}]), node("m1")]
-    found = find_causes([*few, *many], 0.0, lambda text: text)
+    found = find_causes([*few, *many], 0.0, NOW.wall, lambda text: text)
     assert [cause.summary for cause in found] == [
         "58 of 60 nodes: exec format error",
         "1 of 60 nodes: exit code 1",
@@ -127,7 +135,7 @@ def test_a_node_counts_once_for_a_cause_and_causes_of_many_nodes_come_first() ->
 def test_nodes_that_are_not_online_do_not_count() -> None:
     silent = registry.fall_silent(node("a", [EXEC], "Error", "exec format error"))
     left = registry.deregister(node("b", [EXEC]))
-    found = find_causes([silent, left, node("c", [EXEC])], 0.0, lambda text: text)
+    found = find_causes([silent, left, node("c", [EXEC])], 0.0, NOW.wall, lambda text: text)
     assert [cause.summary for cause in found] == ["1 of 1 nodes: exec format error"]
 
 
@@ -139,7 +147,7 @@ def test_old_errors_do_not_count() -> None:
 
 def test_first_and_last_are_those_of_all_its_nodes() -> None:
     late = Instant(200, NOW.wall + 50)
-    (cause,) = find_causes([node("a", [EXEC], now=late), node("b", [EXEC])], 0.0, lambda text: text)
+    (cause,) = find_causes([node("a", [EXEC], now=late), node("b", [EXEC])], 0.0, NOW.wall, lambda text: text)
     assert (cause.first, cause.last) == (NOW.wall, NOW.wall + 50)
 
 
@@ -160,7 +168,7 @@ def test_the_same_text_of_another_kind_is_another_cause() -> None:
 
 def test_texts_are_masked_before_they_are_compared() -> None:
     nodes = [node(name, [{"kind": "k", "message": f"bad password secret-{name}"}]) for name in "ab"]
-    (cause,) = find_causes(nodes, 0.0, lambda text: text[: text.index("secret-")] + "***")
+    (cause,) = find_causes(nodes, 0.0, NOW.wall, lambda text: text[: text.index("secret-")] + "***")
     assert (cause.cause, cause.example) == ("bad password ***", "bad password ***")
 
 
@@ -173,6 +181,52 @@ def test_errors_count_for_an_hour_or_since_the_task_started() -> None:
     assert recent_since(10_000, None) == 6_400
     assert recent_since(10_000, 9_000) == 9_000
     assert recent_since(10_000, 1_000) == 6_400
+
+
+def working(state: str = "running", age: float | None = None, instance: int = 0) -> dict[str, Any]:
+    return {"instance": instance, "state": state, "age": age}
+
+
+BAD = {"instance": 0, "kind": "failed", "message": "exit code 1"}
+
+
+@pytest.mark.parametrize(
+    ("status", "containers", "lasts"),
+    [
+        ("Error", [working("waiting")], True),
+        ("Running", [working("starting")], True),
+        ("Running", [working(age=WELL - 1)], True),
+        ("Running", [working(age=WELL)], False),
+        ("Error", [working(age=WELL), working("waiting", instance=1)], False),
+        ("Running", [working(age=WELL, instance=1)], False),
+        ("Idle", [], False),
+        ("Running", [], False),
+        ("Error", [], True),
+    ],
+)
+def test_an_error_of_a_slot_counts_until_the_slot_runs_again_for_a_while(
+    status: str, containers: list[dict[str, Any]], lasts: bool
+) -> None:
+    found = causes(node("a", [BAD], status, containers=containers))
+    assert found == ([("failed", "exit code 1", ["a"])] if lasts else [])
+
+
+def test_of_a_slots_errors_the_last_one_counts() -> None:
+    errors = [BAD, {**BAD, "message": "exit code 2"}, BAD, {**BAD, "kind": "disk", "message": "full"}]
+    assert causes(node("a", errors, "Error", containers=[working("waiting")])) == [("disk", "full", ["a"])]
+
+
+def test_an_error_of_a_node_counts_while_it_is_in_error_or_says_so_or_for_a_minute() -> None:
+    missing = {"kind": "image-missing", "message": "no such image x:1"}
+    later = NOW.wall + WELL
+
+    def found(status: str, reason: str | None, now: float) -> int:
+        return len(find_causes([node("a", [missing], status, reason)], 0.0, now, lambda text: text))
+
+    assert found("Error", None, later) == 1
+    assert found("Running", None, later - 1) == 1
+    assert found("Running", None, later) == 0
+    assert found("Idle", "no such image x:1", later) == 1
 
 
 def test_a_clock_that_was_set_back_hides_no_error() -> None:

@@ -278,6 +278,32 @@ async def test_a_held_fleet_is_given_nothing_whatever_the_list_does(hub: Operate
     assert kinds == ["fleet-held", "fleet-released"]
 
 
+async def test_a_heartbeat_is_told_why_there_is_nothing_to_do(hub: OperatedHub) -> None:
+    await hub.add("a", image="", images={"linux/amd64": "a:1"})
+    await hub.join("n")
+    assert "nothing" not in await hub.beat("n")
+    await hub.do("POST", "/api/tasks/next")
+    assert (await hub.beat("n"))["nothing"] == "task a has no image for linux/arm64"
+    await hub.do("POST", "/api/tasks/hold")
+    assert (await hub.beat("n"))["nothing"] == "the fleet is held"
+    await hub.do("POST", "/api/tasks/release")
+    await hub.do("PATCH", "/api/tasks/a", {"image": "a:2"})
+    assert "nothing" not in await hub.beat("n")
+
+
+async def test_what_a_node_does_that_is_not_there_is_not_known(hub: OperatedHub) -> None:
+    await hub.join("silent", "left")
+    for node_id in ("silent", "left"):
+        await hub.do("POST", f"/api/nodes/{node_id}/stop")
+        await hub.beat(node_id, "Error", active_containers=2, reason="stopping")
+    await hub.do("POST", "/gridnode/deregister", {"node_id": "left"})
+    await hub.sweep(60)
+    for node_id, stop in (("silent", True), ("left", False)):
+        node = await hub.node(node_id)
+        assert (node["status"], node["runtime_status"], node["reason"]) == ("Offline", None, None)
+        assert node["stop_requested"] is stop
+
+
 async def test_what_a_node_says_itself_stands_above_the_hold(hub: OperatedHub) -> None:
     await hub.join("n")
     await hub.do("POST", "/api/tasks/hold")

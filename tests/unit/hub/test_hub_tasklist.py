@@ -25,7 +25,7 @@ from hub.errors import (
 )
 from hub.registry import Live, Node, NodeRecord
 from hub.task_edits import EARLIER_KEPT, Place
-from hub.tasklist import TRANSITIONS, Canary, TaskList, TaskStatus
+from hub.tasklist import TRANSITIONS, Canary, Task, TaskList, TaskStatus
 
 NAMES = ("a", "b", "c", "d")
 NODES = ("n1", "n2")
@@ -131,6 +131,7 @@ class TaskListMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.tasks = TaskList.empty(entropy=0)
+        self.named: dict[tuple[str, str], Task] = {}
         self.given = {self.tasks.revision}
         self.draws = 0
         self.images: dict[str, list[str]] = {}
@@ -150,9 +151,9 @@ class TaskListMachine(RuleBasedStateMachine):
         known = self.images.get(name)
         if known is not None and known[0] != image:
             with pytest.raises(TaskConflict):
-                self.tasks.add(task(name, image), now=0, entropy=0)
+                self.tasks.add(task(name, image), now=0, entropy=self.entropy())
             return
-        self.tasks, _, is_new = self.tasks.add(task(name, image), now=0, entropy=0)
+        self.tasks, _, is_new = self.tasks.add(task(name, image), now=0, entropy=self.entropy())
         assert is_new == (known is None)
         if is_new:
             self.images[name] = [image]
@@ -242,10 +243,10 @@ class TaskListMachine(RuleBasedStateMachine):
     def abort(self) -> None:
         if self.tried is None:
             with pytest.raises(NoCanary):
-                trying.abort(self.tasks)
+                trying.abort(self.tasks, "why", 0, self.entropy())
             return
         others, was_new = self.tasks.assigned("another"), self.tasks.is_new
-        self.tasks = trying.abort(self.tasks)
+        self.tasks = trying.abort(self.tasks, "why", 0, self.entropy())
         if was_new:  # that nothing is current is decided now, which nodes that had a task are told by
             self.is_fresh(self.tasks.revision)
             others = others._replace(revision=self.tasks.revision)
@@ -288,9 +289,9 @@ class TaskListMachine(RuleBasedStateMachine):
     def requeue(self, name: str) -> None:
         if error := self.why_not(name, {"pending", "completed"}):
             with pytest.raises(error):
-                task_edits.requeue(self.tasks, name, now=0, entropy=0)
+                task_edits.requeue(self.tasks, name, now=0, entropy=self.entropy())
             return
-        self.tasks, _ = task_edits.requeue(self.tasks, name, now=0, entropy=0)
+        self.tasks, _ = task_edits.requeue(self.tasks, name, now=0, entropy=self.entropy())
         if name in self.completed:
             self.completed.remove(name)
             self.pending.append(name)
@@ -311,10 +312,10 @@ class TaskListMachine(RuleBasedStateMachine):
             error = TaskInUse
         if error:
             with pytest.raises(error):
-                task_edits.move(self.tasks, name, place, 0)
+                task_edits.move(self.tasks, name, place, self.entropy())
             return
         before = self.tasks.revision
-        self.tasks = task_edits.move(self.tasks, name, place, 0)
+        self.tasks = task_edits.move(self.tasks, name, place, self.entropy())
         assert self.tasks.revision == before
         if how == "to" or beside != name:
             self.pending = [*rest[:at], name, *rest[at:]]
@@ -371,6 +372,11 @@ class TaskListMachine(RuleBasedStateMachine):
         for known in self.tasks.tasks:
             definitions = (known.definition, *known.earlier)
             assert [definition.image for definition in definitions] == self.images[known.name]
+
+    @invariant()
+    def gives_each_state_of_a_task_a_revision_of_its_own(self) -> None:
+        for known in self.tasks.tasks:
+            assert self.named.setdefault((known.name, known.revision), known) == known
 
     @invariant()
     def gives_each_node_its_own(self) -> None:
