@@ -31,6 +31,7 @@ from hub.metrics import Counts
 from hub.notify_rules import Notification, merge
 from hub.notify_target import NotifyTarget
 from hub.outlook import Outlook
+from hub.reasons import reason_of
 from hub.store import Store
 from hub.views import rfc3339
 
@@ -141,9 +142,7 @@ class Messenger:
             raise NotDelivered(f"no answer within {self._timeout:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # Its text may hold the URL, and that may be a secret.
-            cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-            said = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(cause).__name__
-            raise NotDelivered(said) from None
+            raise NotDelivered(reason_of(error)) from None
 
     async def _work(self) -> None:
         while True:

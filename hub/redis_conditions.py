@@ -24,6 +24,9 @@ class RedisConditions:
             do="see to that Redis; meanwhile hubs answer 503 and nodes go on computing",
         )
         self._lost = Condition("the state is lost", "the hub has its state again", level="error")
+        self._bug = Condition(
+            "the way to Redis has a bug", "the way to Redis is open all the same", level="error"
+        )
         self._full = Condition(
             "the state's Redis has no memory left",
             "the state's Redis has memory again",
@@ -49,10 +52,15 @@ class RedisConditions:
         else:
             self._away.meet(str(type(error)), why=str(error), redis=self._target)
 
+    def breaks(self, error: Exception) -> None:
+        """We have a bug: what went wrong is nothing that can."""
+        self._bug.meet(type(error).__name__, exc_info=error)
+
     def answers(self, place: str) -> None:
         """There is a session with this server."""
         is_news = place != self._place and not (self._away.is_met or self._lost.is_met)
         self._place = place
+        self._bug.over()
         self._away.over(redis=place)
         self._lost.over(redis=place)
         if is_news:

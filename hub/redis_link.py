@@ -17,7 +17,6 @@ from contextlib import suppress
 from copy import copy
 from typing import Any, Protocol
 
-import structlog
 from redis import exceptions
 from redis.asyncio import Connection, SSLConnection
 
@@ -26,7 +25,7 @@ from hub.errors import OutcomeUnknown, StateLost, StoreAway, StoreFull, StoreUna
 from hub.reasons import cause_of, reason_of
 from hub.redis_beginning import BEGIN, OPEN, REFUSE
 from hub.redis_conditions import RedisConditions
-from hub.redis_place import RIGHTS, Place, find_place
+from hub.redis_place import FAILURES, RIGHTS, Place, find_place
 from hub.redis_script import ANSWER, ASK, READ, SWEEP, TOUCH
 from hub.redis_url import RedisTarget
 from hub.redis_write import WRITE, WRITE_ANYWAY
@@ -64,8 +63,6 @@ SCRIPTS = (OPEN, REFUSE, BEGIN, READ, WRITE, WRITE_ANYWAY, TOUCH, SWEEP, ASK, AN
 
 Command = tuple[Any, ...]
 Redis = Connection | SSLConnection
-
-log = structlog.get_logger()
 
 
 class Session(Protocol):
@@ -190,7 +187,7 @@ class RedisLink:
             except (StoreUnavailable, ConfigError) as error:
                 self._tell(error)
             except Exception as error:  # a bug must not leave the hub without state for ever
-                log.exception("the way to Redis has a bug", error=str(error))
+                self.conditions.breaks(error)
             else:
                 pause = BACKOFF[0]
 
@@ -208,7 +205,7 @@ class RedisLink:
             await self._end()
             if isinstance(refused := cause_of(error), exceptions.NoPermissionError):
                 raise ConfigError(f"state: {self.target.name}: {reason_of(refused)}. {RIGHTS}") from None
-            if isinstance(error, OSError | exceptions.RedisError):
+            if isinstance(error, FAILURES):
                 raise StoreAway(f"Redis is away: {reason_of(error)}") from error
             raise
         if self._over.is_set():
@@ -282,7 +279,7 @@ class RedisLink:
                 await asyncio.sleep(self._chance(BACKOFF[0]))
         except StoreUnavailable as error:
             self.lose(error)
-        except (OSError, exceptions.RedisError) as error:
+        except FAILURES as error:
             self.lose(StoreAway(f"Redis is away: {reason_of(error)}"))
         finally:
             await _drop(connection)

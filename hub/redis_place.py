@@ -38,6 +38,9 @@ DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "no
 
 RIGHTS = 'docs/security.md has the line of "ACL SETUSER" that a hub needs'
 
+FAILURES = (OSError, exceptions.RedisError, exceptions.RedisClusterException)
+"""What the library raises where Redis cannot be spoken to; the last one is no RedisError there."""
+
 log = structlog.get_logger()
 
 
@@ -100,7 +103,7 @@ async def find_place(target: RedisTarget, client_name: str) -> Place:
         return replace(place, history=await _check(place, target))
     except exceptions.AuthenticationError:
         raise ConfigError(f"state: Redis at {target.name} refuses the login") from None
-    except (OSError, exceptions.RedisError) as error:
+    except FAILURES as error:
         below = cause_of(error)
         if isinstance(error, exceptions.ResponseError) and str(error) == NO_DATABASE:
             raise ConfigError(f"state: Redis at {target.name} has no database {target.database}") from None

@@ -18,6 +18,7 @@ from tests.integration.hub_process import HubProcess, environment
 from tests.integration.many_hubs import Caller, Hubs, Node, Operator, eventually, task_names, wait_for_more
 from tests.servers.authority import Authority
 from tests.servers.children import free_port
+from tests.servers.redis_cluster import RedisCluster
 from tests.servers.redis_sentinels import SERVICE, RedisSentinels
 from tests.servers.redis_server import FORGETFUL, RedisServer
 
@@ -247,3 +248,55 @@ def test_an_address_where_nothing_listens_is_no_reason_to_end(tmp_path: Path, re
     hub = hub_on(resources, tmp_path, f"redis://127.0.0.1:{free_port()}")
     assert "away" in hub.log
     assert hub.stop() == 0
+
+
+# --- What the log is told ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["one", "cluster"])
+def test_that_redis_is_away_is_told_once_and_that_it_is_back_once_in_short_lines(
+    tmp_path: Path, resources: ExitStack, kind: str
+) -> None:
+    servers: list[RedisServer]
+    if kind == "one":
+        servers = [resources.enter_context(RedisServer(tmp_path / "redis"))]
+        state = servers[0].url
+    else:
+        cluster = resources.enter_context(RedisCluster(tmp_path / "redis"))
+        servers, state = cluster.nodes, f"redis+cluster://{cluster.addresses}"
+    hub = hub_on(resources, tmp_path, state)
+    node = Node(hub.port, "n", wait=2).start()
+    resources.callback(node.stop)
+    caller = Caller(hub.port)
+    before = len(hub.log.splitlines())
+    for server in servers:
+        server.kill()
+    beat = {"node_id": "n", "status": "Idle", "active_containers": 0}
+    end = time.monotonic() + 8
+    while time.monotonic() < end:
+        for method, path, body in (
+            ("GET", "/api/tasks", None),
+            ("POST", "/api/tasks/finish", None),
+            ("POST", "/gridnode/heartbeat", beat),
+        ):
+            assert caller.ask(method, path, body).status == 503
+        time.sleep(0.1)
+    for server in servers:
+        server.start()
+    eventually(lambda: is_up(hub), "the hub is back", 30)
+    caller.close()
+    told = hub.log.splitlines()[before:]
+    assert len(told) == 2, told
+    began, ended = told
+    assert "the state's Redis is away" in began
+    assert "see to that Redis" in began
+    assert "the state's Redis answers again" in ended
+    assert "times=" in ended
+    assert max(len(began), len(ended)) < 320
+
+
+def test_a_cluster_that_is_away_is_no_reason_to_end(tmp_path: Path, resources: ExitStack) -> None:
+    hub = hub_on(resources, tmp_path, f"redis+cluster://127.0.0.1:{free_port()},127.0.0.1:{free_port()}")
+    assert hub.get("/api/tasks").status == 503
+    assert hub.stop() == 0
+    assert "Traceback" not in hub.log

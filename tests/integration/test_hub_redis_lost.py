@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,10 +12,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from gridcore.protocol import TaskDefinition
-from hub.errors import OutcomeUnknown, StoreUnavailable
+from hub.errors import OutcomeUnknown, StoreFull, StoreUnavailable
 from hub.events import EventQuery
+from hub.journal_sqlite import SqliteJournal, open_sqlite
 from hub.operations import add_task, start_next
 from hub.redis_url import parse_redis
 from hub.store_redis import RedisStore, open_redis
@@ -242,6 +245,33 @@ def test_a_file_that_is_gone_is_kept_in_no_more(tmp_path: Path, resources: ExitS
     (tmp_path / "moved").rename(hub.database)
     assert hub.post("/api/tasks", {"name": "b", "image": "x:1"}).status == 201
     assert hub.log.count("the state can be written again") == 1
+
+
+async def test_a_full_disk_is_told_once_and_so_is_that_there_is_room(tmp_path: Path) -> None:
+    store = await open_sqlite(tmp_path / "hub.db")
+    journal = store._journal
+    assert isinstance(journal, SqliteJournal)
+
+    async def allow(pages: int) -> None:
+        def limit(database: sqlite3.Connection) -> None:
+            database.execute(f"PRAGMA max_page_count = {pages}")
+
+        await journal._in_thread(lambda: limit(journal._connection))  # type: ignore[arg-type]  # it is open
+
+    with capture_logs() as lines:
+        await allow(1)  # that is, what there is
+        for name in ("a", "b", "c"):
+            with pytest.raises(StoreFull):
+                await store.run(add_task(TaskDefinition(name=name, image="x:1", env={"A": "x" * 9_000})))
+        await allow(1_000_000)
+        for name in ("a", "b"):
+            await store.run(add_task(TaskDefinition(name=name, image="x:1")))
+    assert [line["event"] for line in lines] == [
+        "the state cannot be written",
+        "the state can be written again",
+    ]
+    assert lines[1]["times"] == 3
+    await store.close()
 
 
 # --- A failover that lost the last moment ------------------------------------------------------------------
