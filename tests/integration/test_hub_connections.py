@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -164,3 +165,39 @@ def test_what_comes_while_the_hub_stops_is_answered_or_not_done(
         for connection in kept.values():
             connection.close()
         hub.end()
+
+
+@pytest.mark.shutdown
+@pytest.mark.parametrize(
+    "sent", [b"", b"DELETE /api/ta", b"POST /gridnode/heartb"], ids=["idle", "other", "plain"]
+)
+def test_connections_on_which_little_has_arrived_cost_a_stop_nothing(hub: HubProcess, sent: bytes) -> None:
+    hub.start()
+    kept = [Kept(hub) for _ in range(10)]
+    for number, connection in enumerate(kept):
+        assert connection.ask(register(f"n-{number}")) == 200
+        connection.send(sent)
+    time.sleep(0.3)
+    began = time.monotonic()
+    assert hub.stop() == 0
+    assert time.monotonic() - began < 5  # it would wait ten for an answer that is worked out
+    assert "Traceback" not in hub.log
+    for connection in kept:
+        assert connection.socket.recv(100) == b""
+        connection.close()
+
+
+@pytest.mark.shutdown
+@pytest.mark.parametrize("path", ["/openapi.json", "/gridnode/task?node_id=n"], ids=["full", "fast"])
+def test_who_does_not_read_its_answers_does_not_hold_up_a_stop(hub: HubProcess, path: str) -> None:
+    hub.start()
+    assert hub.post("/api/tasks", {"name": "a", "image": "x:1", "env": {"LARGE": "v" * 30_000}}).status == 201
+    assert hub.post("/api/tasks/next").status == 200
+    kept = Kept(hub)
+    kept.send(request("GET", path) * 400)
+    time.sleep(1)
+    began = time.monotonic()
+    assert hub.stop() == 0
+    assert time.monotonic() - began < 5
+    assert "Traceback" not in hub.log
+    kept.close()
