@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -85,15 +86,15 @@ async def answer_requests(
 async def _end(lanes: Lanes, tasks: set[asyncio.Task[None]]) -> None:
     """Let what is open end by itself for a while, and then end it."""
 
-    async def wait(seconds: float) -> None:
+    async def wait(seconds: float, meanwhile: Callable[[], None]) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while lanes.all or lanes.tasks or tasks:  # noqa: ASYNC110  three things, and once in a life
+                while lanes.all or lanes.tasks or tasks:
+                    meanwhile()
                     await asyncio.sleep(0.02)
 
-    await wait(GRACE)
-    lanes.end(also_owing=False)
-    await wait(PATIENCE)
+    await wait(GRACE, lambda: None)
+    await wait(PATIENCE, lambda: lanes.end(also_owing=False))
     lanes.end(also_owing=True)
     left = [*tasks, *lanes.tasks]
     for task in left:
