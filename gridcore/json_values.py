@@ -72,6 +72,11 @@ def is_text(text: str) -> bool:
     return True
 
 
+def mend(value: Any) -> Any:
+    """A text with `?` in place of each half of a character; all else as it is."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
 def printable(text: str) -> str:
     """The text as UTF-8 can hold it, halves of characters as `\\ud800`."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from gridcore.json_values import mend
 from gridcore.platforms import PLATFORMS
 
 MASK = "***"
@@ -57,10 +58,6 @@ def _one_line(value: str) -> str:
     return value
 
 
-def _mended(value: Any) -> Any:
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-
-
 def _unset_when_empty(value: Any) -> Any:
     return None if value == "" else value
 
@@ -85,7 +82,7 @@ def check_env(env: dict[str, str]) -> dict[str, str]:
     return env
 
 
-WholeText = Annotated[str, BeforeValidator(_mended)]
+WholeText = Annotated[str, BeforeValidator(mend)]
 """What a container wrote: a half of a character in it (JSON can carry one) is no reason to lose the rest."""
 Line = Annotated[str, AfterValidator(_one_line), Field(max_length=4096)]
 OptionalLine = Annotated[Line | None, BeforeValidator(_unset_when_empty)]
