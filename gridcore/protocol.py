@@ -82,8 +82,7 @@ def check_env(env: dict[str, str]) -> dict[str, str]:
     return env
 
 
-WholeText = Annotated[str, BeforeValidator(mend)]
-"""What a container wrote: a half of a character in it (JSON can carry one) is no reason to lose the rest."""
+WholeText = Annotated[str, BeforeValidator(mend)]  # half a character is no reason to lose the rest of a log
 Line = Annotated[str, AfterValidator(_one_line), Field(max_length=4096)]
 OptionalLine = Annotated[Line | None, BeforeValidator(_unset_when_empty)]
 Image = Annotated[str, AfterValidator(_image_reference)]
@@ -92,6 +91,8 @@ Env = Annotated[dict[str, str], AfterValidator(check_env)]
 NodeId = Annotated[str, StringConstraints(pattern=NODE_ID_PATTERN)]
 Token = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,4096}$")]
 """A bearer token: printable ASCII without blanks."""
+Instance = Annotated[int, Field(ge=0, le=65_536)]
+"""A slot, 0…N-1."""
 TaskName = Annotated[str, StringConstraints(pattern=TASK_NAME_PATTERN)]
 
 
@@ -236,10 +237,6 @@ class RegisterAnswer(BaseModel):
     drain: bool = False
     token: Token | None = None
     """What the node is to use from now on, in place of the join token that it came with."""
-
-
-Instance = Annotated[int, Field(ge=0, le=65_536)]
-"""A slot, 0…N-1."""
 
 
 class NodeErrorReport(BaseModel):
