@@ -7,19 +7,27 @@ words, and its slot learns how long to wait before the next.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from random import Random
 
 import structlog
 
 from agent.engine import Engine
 from agent.errors import EngineError
-from agent.exits import Circumstances, Exit, classify
+from agent.exits import SIGKILLED, Circumstances, Exit, classify
 from agent.limits import Breach, Limit
+from agent.memory_kills import MemoryKills, Word
 from agent.planner import Container
 from agent.report import Board
 from agent.runs import Run, Runs
-from agent.slots import FAILURE_MOST, SlotMemory, after_exit, after_failure, after_interruption, seen_running
+from agent.slots import (
+    FAILURE_MOST,
+    SlotMemory,
+    after_exit,
+    after_failed_start,
+    after_interruption,
+    seen_running,
+)
 from agent.spec import SlotSpec, Wanted
 from gridcore.masking import mask_values
 
@@ -36,14 +44,16 @@ QUIET = ("finished", "stopped", "killed")
 class Accounts:
     """`memory` is each slot's history within the task; `condemned` the containers that broke a limit."""
 
-    def __init__(self, engine: Engine, runs: Runs, board: Board, random: Random) -> None:
+    def __init__(self, engine: Engine, runs: Runs, board: Board, random: Random, kills: MemoryKills) -> None:
         self._engine = engine
+        self._kills = kills
         self._runs = runs
         self._board = board
         self._random = random
         self._settled: set[str] = set()
         self._killed: set[str] = set()
         self._interrupted: set[str] = set()
+        self._running_since: dict[str, float] = {}
         self.memory: dict[int, SlotMemory] = {}
         self.condemned: dict[str, Breach] = {}
 
@@ -79,19 +89,25 @@ class Accounts:
         self._settled &= present
         self._killed &= present
         self._interrupted &= present
+        self._kills.forget_gone(present)
         self.condemned = {i: breach for i, breach in self.condemned.items() if i in present}
 
-    def seen_running(self, instances: Iterable[int]) -> None:
-        """A slot whose container runs has no trouble any more."""
-        for instance in instances:
+    def out_of_memory(self, container_id: str) -> None:
+        """The engine says that the kernel killed in this container for want of memory."""
+        self._kills.told(container_id)
+
+    def seen_running(self, kept: Mapping[str, int], now: float) -> None:
+        """The containers that stay, by id, with their slots: trouble that they are over is forgotten."""
+        self._running_since = {i: self._running_since.get(i, now) for i in kept}
+        for container_id, instance in kept.items():
             if (memory := self.memory.get(instance)) is not None:
-                self.memory[instance] = seen_running(memory)
+                self.memory[instance] = seen_running(memory, now - self._running_since[container_id])
 
     def start_failed(self, slot: SlotSpec, kind: str, text: str) -> None:
         """A slot's container could not be started."""
         memory = self.memory.get(slot.instance, SlotMemory())
         most = PASSING_MOST if kind in PASSING else FAILURE_MOST
-        self.memory[slot.instance] = after_failure(memory, text, time.monotonic(), self._random, most)
+        self.memory[slot.instance] = after_failed_start(memory, text, time.monotonic(), self._random, most)
         self._board.error(kind, text, slot.instance)
         log.warning("start failed", instance=slot.instance, error=text)
         now = time.time()
@@ -119,6 +135,7 @@ class Accounts:
             killed=container.id in self._killed,
             condemned=self.condemned.get(container.id),
             interrupted=container.id in self._interrupted,
+            kernel=self._kernels_word(container, asked=asked),
         )
         tail = await self._log_tail(container)
         end = classify(container, tail, known)
@@ -138,6 +155,11 @@ class Accounts:
         if end.kind not in QUIET:
             text = mask_values(end.text, container.secrets)
             self._board.error(end.kind, f"{container.name}: {text}", container.instance)
+
+    def _kernels_word(self, container: Container, *, asked: bool) -> Word:
+        self._kills.look(time.time())
+        killed = container.exit_code == SIGKILLED and not asked
+        return self._kills.word(container.id, container.finished, by_engine=container.oom, killed=killed)
 
     def _remember(self, instance: int, end: Exit, ran: float) -> None:
         memory = self.memory.get(instance, SlotMemory())

@@ -15,21 +15,20 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from python_on_whales import DockerClient
 from python_on_whales.client_config import ClientNotFoundError, ParsingError
 from python_on_whales.exceptions import DockerException, NoSuchImage
 from python_on_whales.utils import run
 
-from agent import spec
+from agent import engine_errors, spec
 from agent.engine_api import EngineApi
 from agent.engine_calls import Turns, on_a_thread
-from agent.engine_errors import translate
+from agent.engine_list import SEEN, frozen, is_unchanged
 from agent.errors import EngineError, EngineTimeout, EngineUnreachable
 from agent.planner import Container
 from agent.run_options import run_options
@@ -41,17 +40,14 @@ DEADLINE = 60
 """Seconds for every call but a pull."""
 TAILS_AT_ONCE = 4
 """Ends of logs: 64 containers may end together, and each end is up to 64 KiB on its way here."""
-SEEN = (
-    '{"id":{{json .Id}},"name":{{json .Name}},"status":{{json .State.Status}},'
-    '"exit":{{json .State.ExitCode}},"oom":{{json .State.OOMKilled}},"error":{{json .State.Error}},'
-    '"started":{{json .State.StartedAt}},"finished":{{json .State.FinishedAt}},'
-    '"labels":{{json .Config.Labels}},"env":{{json .Config.Env}},'
-    '"image":{{json .Config.Image}},"cpus":{{json .HostConfig.CpusetCpus}},'
-    '"memory":{{json .HostConfig.Memory}},"mounts":{{json .Mounts}}}'
+AT_NAME = (
+    '{"status":{{json .State.Status}},"owner":{{json (index .Config.Labels "'
+    + spec.OWNER
+    + '")}},"spec":{{json (index .Config.Labels "'
+    + spec.SPEC
+    + '")}}}'
 )
-"""One line of JSON a container: a whole inspection has ten times as much, in the client and then here."""
-NO_QUOTA = ("quota", "size")
-"""Both words stand in what an engine says whose disk cannot bound a volume."""
+"""What tells of a container by its name whether it is the one that was just made."""
 
 
 class Engine:
@@ -107,7 +103,9 @@ class Engine:
             self._puller.image.pull(image, quiet=True, platform=platform)
             return self._image_platform(image)
 
-        made_for = await self._call(f"pulling {image}", fetch, self._pull_timeout, line=_nobody)
+        made_for = await self._call(
+            f"pulling {image}", fetch, self._pull_timeout, line=_nobody, explain=engine_errors.not_pulled
+        )
         # A registry gives the only image that it has, for whatever platform that is.
         if made_for is not None and not runs_on(made_for, platform):
             text = f"{image} is made for {made_for}, this node needs {platform}"
@@ -181,15 +179,15 @@ class Engine:
     def _list(self) -> tuple[Container, ...]:
         # Not the library's list: its attributes inspect one container a call, and all of each.
         docker = [*self._docker.client_config.docker_cmd, "container"]
-        ours = ["--filter", f"label={spec.OWNER}={self._owner}", "--format", "{{.ID}} {{.Names}} {{.Status}}"]
+        ours = ["--filter", f"label={spec.OWNER}={self._owner}", "--format", "{{.ID}} {{.Names}} {{.State}}"]
         quiet, began = self.api.quiet_since(self._looked), time.monotonic()
         for attempt in (1, 2):
             rows = [
-                row.split(" ", 2) for row in str(run([*docker, "ls", "-a", "--no-trunc", *ours])).splitlines()
+                row.split(" ") for row in str(run([*docker, "ls", "-a", "--no-trunc", *ours])).splitlines()
             ]
             # Idle, nothing needs a second look. After an event all do: a list lags behind it, and shows what
             # has just ended as running.
-            known = {row[0]: self._seen[row[0]] for row in rows if quiet and _unchanged(row, self._seen)}
+            known = {row[0]: self._seen[row[0]] for row in rows if quiet and is_unchanged(row, self._seen)}
             unknown = [row[0] for row in rows if row[0] not in known]
             try:
                 lines = str(run([*docker, "inspect", "--format", SEEN, *unknown])) if unknown else ""
@@ -197,7 +195,7 @@ class Engine:
                 if attempt == 2:  # one that was removed between list and inspect: look again, once
                     raise
             else:
-                fresh = [_frozen(json.loads(line)) for line in lines.splitlines()]
+                fresh = [frozen(json.loads(line)) for line in lines.splitlines()]
                 seen = known | {container.id: container for container in fresh}
                 self._seen, self._looked = seen, began  # a slow look may run beside another
                 return tuple(seen[row[0]] for row in rows if row[0] in seen)
@@ -213,16 +211,40 @@ class Engine:
             try:
                 self._run(slot, path, quota=with_quota)
             except DockerException as error:
-                if not with_quota or not all(word in (error.stderr or "") for word in NO_QUOTA):
+                if not with_quota or not engine_errors.lacks_quota(error.stderr or ""):
                     raise
                 self._has_quota = False
                 self._run(slot, path, quota=False)
+        except DockerException as error:
+            raise self._why_not_started(slot, error) from None
         finally:
             Path(path).unlink(missing_ok=True)
 
     def _run(self, slot: spec.SlotSpec, env_file: str, *, quota: bool) -> None:
         options = run_options(slot, self._owner, env_file, quota=quota)
         self._docker.container.run(slot.image, slot.command or (), **options)
+
+    def _why_not_started(self, slot: spec.SlotSpec, error: DockerException) -> EngineError:
+        doing, stderr = f"starting {slot.name}", error.stderr or ""
+        reached = not engine_errors.is_unreachable(error.return_code, stderr)
+        stage = self._stage(slot) if reached else engine_errors.Stage.CREATE
+        return engine_errors.not_started(error.return_code, stderr, doing, stage)
+
+    def _stage(self, slot: spec.SlotSpec) -> engine_errors.Stage:
+        """How far a start came that did not succeed: looked for, since the client's words do not tell."""
+        docker = [*self._docker.client_config.docker_cmd, "container", "inspect", "--format", AT_NAME]
+        with suppress(DockerException):  # there is none
+            found = json.loads(str(run([*docker, slot.name])))
+            is_ours = (found["owner"], found["spec"]) == (self._owner, slot.digest)
+            return engine_errors.Stage.START if is_ours else engine_errors.Stage.NAME
+        try:
+            image = self._docker.image.inspect(slot.image)
+        except NoSuchImage:
+            return engine_errors.Stage.IMAGE
+        except DockerException:
+            return engine_errors.Stage.CREATE
+        names_command = slot.command or image.config.cmd or image.config.entrypoint
+        return engine_errors.Stage.CREATE if names_command else engine_errors.Stage.COMMAND
 
     def _list_scratch(self) -> dict[str, str]:
         # Not the library's list, which inspects each volume for its labels.
@@ -239,6 +261,7 @@ class Engine:
         deadline: int | None = None,
         *,
         line: Callable[[], AbstractAsyncContextManager[None]] | None = None,
+        explain: Callable[[int, str, str], EngineError] = engine_errors.translate,
     ) -> T:
         # The child ends itself; this second clock is for a child that even SIGKILL does not end.
         patience = (deadline or self._deadline) + 5
@@ -250,7 +273,7 @@ class Engine:
         except NoSuchImage as error:
             raise EngineError("no-image", f"{doing}: {_stderr(error)}") from None
         except DockerException as error:
-            raise translate(error.return_code, error.stderr or "", doing) from None
+            raise explain(error.return_code, error.stderr or "", doing) from None
         except ClientNotFoundError:
             raise EngineUnreachable("engine", "there is no `docker` command on this machine") from None
         except (ParsingError, ValueError, OSError) as error:
@@ -274,58 +297,3 @@ def _bounded(seconds: int) -> list[str]:
 def _nobody() -> AbstractAsyncContextManager[None]:
     """The line of a pull, which may take an hour."""
     return nullcontext()
-
-
-def _unchanged(row: Sequence[str], known: Mapping[str, Container]) -> bool:
-    """Whether a row of id, name and a text such as `Up 5 minutes (Paused)` is the container as last seen."""
-    seen = known.get(row[0])
-    if seen is None or len(row) < 3 or row[1] != seen.name or not row[2].startswith("Up "):
-        return False
-    return seen.status == ("paused" if "(Paused)" in row[2] else "running")
-
-
-def _frozen(seen: Mapping[str, Any]) -> Container:
-    """One small plain value of what SEEN shows, before anything else looks at it."""
-    labels = seen["labels"] or {}
-    volumes = [mount for mount in seen["mounts"] or () if mount.get("Type") == "volume"]
-    scratch = [mount.get("Name") for mount in volumes if mount.get("Destination") == spec.SCRATCH_PATH]
-    return Container(
-        id=seen["id"],
-        name=seen["name"].lstrip("/"),
-        status=seen["status"] or "dead",
-        spec=labels.get(spec.SPEC, ""),
-        instance=_int(labels.get(spec.INSTANCE)),
-        cpu=_int(seen["cpus"]),
-        task=labels.get(spec.TASK, ""),
-        generation=labels.get(spec.GENERATION, ""),
-        exit_code=seen["exit"] or 0,
-        oom=bool(seen["oom"]),
-        error=seen["error"] or None,
-        memory_mb=(seen["memory"] or 0) // 2**20,
-        stop_timeout=_float(labels.get(spec.STOP_TIMEOUT), 30.0),
-        started=_seconds(seen["started"]),
-        finished=_seconds(seen["finished"]),
-        image=seen["image"] or "",
-        scratch=scratch[0] if scratch else None,
-        secrets=spec.secrets_in(
-            dict(line.split("=", 1) for line in seen["env"] or () if "=" in line),
-            (labels.get(spec.SECRET_ENV) or "").split(","),
-        ),
-    )
-
-
-def _int(text: str | None) -> int | None:
-    return int(text) if text and text.isdecimal() else None
-
-
-def _float(text: str | None, default: float) -> float:
-    try:
-        return float(text or default)
-    except ValueError:
-        return default
-
-
-def _seconds(text: str | None) -> float:
-    """The engine's RFC 3339 as seconds since the epoch; its year 1 means never: 0."""
-    moment = datetime.fromisoformat(text) if text else None
-    return moment.timestamp() if moment is not None and moment.year > 1 else 0.0

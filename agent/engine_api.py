@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from agent import spec
+from agent.engine_errors import is_busy
 from agent.engine_frames import Frames
 from agent.errors import EngineError, EngineTimeout, EngineUnreachable
 
@@ -37,8 +38,6 @@ BODY_MOST = 32 * 2**20
 """Bytes of an answer that is read as a whole."""
 NEWEST_API = (1, 51)
 """Answers of `system/df` have another form in later versions."""
-BUSY = "a disk usage operation is already running"
-"""Engines measure once at a time, for whomever: another agent, or a person's `docker system df`."""
 LOOK_LINES, LOOK_AGE = 20, 5.0
 """A log is quiet when the oldest of its last 20 lines is more than 5 s old."""
 
@@ -236,7 +235,7 @@ class EngineApi:
             self._prefix = None
         of_container = "/containers/" in response.url.path
         # 409: it is being removed.
-        if BUSY in text:
+        if is_busy(text):
             return EngineError("busy", text)
         return EngineError("gone" if of_container and response.status in (404, 409) else "engine", text)
 

@@ -1,16 +1,30 @@
-"""From what the docker client wrote to standard error to an error that tells the operator what to do.
+"""From what the docker client or the engine wrote to an error that tells the operator what to do.
 
-The client's texts are the only thing that tells failures apart; each row was seen with Docker 20.10 or later.
+The only module that reads their English, and only where nothing else tells: what a registry said, which
+arrives as text alone, a full disk, and four answers that have no code of their own. Each was seen with Docker
+20.10 or later and has a test against a real engine. What can be told by looking is not asked of the text: at
+which step a start failed, whose container has a name, whether an image is there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from agent.errors import EngineError, EngineTimeout, EngineUnreachable
 
 TIMEOUT_EXIT = (124, 137)
 """timeout(1) ended the client, with SIGTERM or SIGKILL."""
+
+
+class Stage(Enum):
+    """How far a start came, as the engine shows it afterwards."""
+
+    NAME = "a container that is not ours has the name"
+    IMAGE = "the image is not there"
+    COMMAND = "neither the image nor the task names a command"
+    CREATE = "no container was made"
+    START = "a container was made, and did not start"
 
 
 @dataclass(frozen=True)
@@ -25,8 +39,14 @@ _UNREACHABLE = (
     _Row(("cannot connect to the docker daemon", "error during connect"), "engine", "is dockerd running?"),
     _Row(("permission denied while trying to connect",), "engine", "add this user to the group `docker`"),
 )
-_ROWS = (
-    _Row(("no space left on device",), "disk-full", "free some disk space"),
+_DISK_FULL = _Row(("no space left on device",), "disk-full", "free some disk space")
+_NO_GPU = _Row(
+    ("could not select device driver",),
+    "no-gpu",
+    "install the NVIDIA container toolkit on this node, or set gpu_count = 0",
+)
+_PULL = (
+    _DISK_FULL,
     _Row(
         ("no matching manifest for", "does not match the specified platform"),
         "wrong-platform",
@@ -64,40 +84,80 @@ _ROWS = (
         ),
         "registry-away",
     ),
-    _Row(
-        ("is already in use by container",),
-        "name-taken",
-        "a container that is not ours holds this name; remove or rename it",
-    ),
-    _Row(
-        ("could not select device driver",),
-        "no-gpu",
-        "install the NVIDIA container toolkit on this node, or set gpu_count = 0",
-    ),
-    _Row(("no such image", "unable to find image"), "no-image"),
-    _Row(("exec format error",), "wrong-platform", "the image is for another architecture", permanent=True),
-    _Row(
-        ("executable file not found", "no such file or directory: unknown"),
-        "no-command",
-        "the command does not exist in the image",
-    ),
+)
+_QUOTA = ("quota", "size")
+_BUSY = "a disk usage operation is already running"
+_TRY = (
+    "the image's command was not reached; `gridnode check` on the node tells whether it starts any container"
 )
 
 
 def translate(exit_code: int, stderr: str, doing: str) -> EngineError:
     """The error for a docker call that failed; `doing` says in a few words what was asked."""
+    return _nothing_reached(exit_code, stderr, doing) or _told(stderr, doing, (_DISK_FULL,), "failed")
+
+
+def not_pulled(exit_code: int, stderr: str, doing: str) -> EngineError:
+    """The error for an image that could not be fetched."""
+    return _nothing_reached(exit_code, stderr, doing) or _told(stderr, doing, _PULL, "failed")
+
+
+def not_started(exit_code: int, stderr: str, doing: str, stage: Stage) -> EngineError:
+    """The error for a container that could not be started, by how far that came.
+
+    The first program of a container is the engine's own init, which starts the image's command and fails
+    within the container: so a start that the engine reports as failed never lacks the image's command,
+    whatever its text says.
+    """
+    if (lost := _nothing_reached(exit_code, stderr, doing)) is not None:
+        return lost
+    match stage:
+        case Stage.IMAGE:
+            return EngineError("no-image", f"{doing}: the image is not there any more; it is fetched again")
+        case Stage.NAME:
+            hint = "a container that is not ours has this name; remove or rename it"
+            return EngineError("name-taken", f"{doing}: {_essence(stderr)} ({hint})")
+        case Stage.COMMAND:
+            return EngineError("no-command", f"{doing}: {stage.value}; set the task's `command`")
+        case Stage.CREATE:
+            return _told(stderr, doing, (_DISK_FULL,), "not-created")
+        case Stage.START:
+            return _told(stderr, doing, (_DISK_FULL, _NO_GPU), "not-started", _TRY)
+
+
+def is_unreachable(exit_code: int, stderr: str) -> bool:
+    """Whether the call did not come to the engine, or had no answer: nothing is known then."""
+    return _nothing_reached(exit_code, stderr, "") is not None
+
+
+def lacks_quota(stderr: str) -> bool:
+    """Whether the engine refused a volume since its disk cannot bound one."""
+    return all(word in stderr for word in _QUOTA)
+
+
+def is_busy(text: str) -> bool:
+    """Whether the engine measures already: once at a time, for whomever (`docker system df` too)."""
+    return _BUSY in text
+
+
+def _nothing_reached(exit_code: int, stderr: str, doing: str) -> EngineError | None:
     if exit_code in TIMEOUT_EXIT and not stderr.strip():
         return EngineTimeout("engine", f"{doing}: the container engine did not answer in time")
-    text = _essence(stderr) or f"docker ended with exit code {exit_code}"
-    lower = stderr.lower()
     for row in _UNREACHABLE:
-        if any(needle in lower for needle in row.needles):
-            return EngineUnreachable(row.kind, f"the container engine cannot be reached ({row.hint}): {text}")
-    for row in _ROWS:
-        if any(needle in lower for needle in row.needles):
-            hint = f" ({row.hint})" if row.hint else ""
-            return EngineError(row.kind, f"{doing}: {text}{hint}", permanent=row.permanent)
-    return EngineError("failed", f"{doing}: {text}")
+        if any(needle in stderr.lower() for needle in row.needles):
+            text = f"the container engine cannot be reached ({row.hint}): {_essence(stderr)}"
+            return EngineUnreachable(row.kind, text)
+    return None
+
+
+def _told(stderr: str, doing: str, rows: tuple[_Row, ...], kind: str, hint: str = "") -> EngineError:
+    """The first row that fits, or else `kind`."""
+    text = _essence(stderr) or "docker failed and did not say why"
+    row = next((row for row in rows if any(needle in stderr.lower() for needle in row.needles)), None)
+    row = row or _Row((), kind, hint)
+    return EngineError(
+        row.kind, f"{doing}: {text}{f' ({row.hint})' if row.hint else ''}", permanent=row.permanent
+    )
 
 
 def _essence(stderr: str) -> str:

@@ -10,14 +10,16 @@ import re
 from dataclasses import dataclass
 
 from agent.limits import Breach
+from agent.memory_kills import Word
 from agent.planner import Container
 
-_INIT_FAILED = re.compile(rb"\[FATAL tini \(\d+\)\] exec (?P<command>.*) failed: (?P<why>.*)")
+_INIT_FAILED = re.compile(rb"\[FATAL tini \(\d+\)\] exec (?P<command>.*) failed: (?P<why>.*)\n?")
+"""All that a container writes whose init could not start its command: a program that ran wrote more."""
+_INIT_CODES = (1, 126, 127)
 _BAD_FORMAT = "exec format error"
 _FILE_TOO_LARGE = 128 + 25
 """SIGXFSZ: a file grew beyond the limit."""
-_TOO_LARGE = b"File too large"
-"""EFBIG in words: programs that ignore SIGXFSZ, as Python does, end with an error that says this."""
+SIGKILLED = 128 + 9
 INTERRUPTED = (137, 143, 255)
 """Exit codes of containers that went down with the engine or the machine."""
 
@@ -34,6 +36,8 @@ class Circumstances:
     """The limit that it broke."""
     interrupted: bool = False
     """The engine was away when it ended, or no agent was there to see it."""
+    kernel: Word = Word.UNKNOWN
+    """What the kernel says of kills for memory."""
 
 
 @dataclass(frozen=True)
@@ -58,24 +62,42 @@ def classify(container: Container, log_tail: bytes, known: Circumstances) -> Exi
         return Exit("finished", "finished", False)
     if known.interrupted and code in INTERRUPTED:
         return Exit("interrupted", "went down with the container engine or the machine", False)
-    return _failure(container, log_tail)
+    return _failure(container, log_tail, known.kernel)
 
 
-def _failure(container: Container, log_tail: bytes) -> Exit:
+def _failure(container: Container, log_tail: bytes, kernel: Word) -> Exit:
     code = container.exit_code
-    if match := _INIT_FAILED.search(log_tail[-4096:]):
+    if code in _INIT_CODES and (match := _INIT_FAILED.fullmatch(log_tail)):
         command, why = (match[name].decode(errors="replace").strip() for name in ("command", "why"))
         if why.lower() == _BAD_FORMAT:
             text = f"could not start: {command} is for another architecture (exec format error)"
             return Exit("wrong-platform", text, True)
         return Exit("no-command", f"could not start: {command}: {why}", True)
-    if container.oom or code == 137:
-        sure = "out of memory" if container.oom else "killed, probably out of memory"
-        return Exit("out-of-memory", f"{sure} (limit {container.memory_mb} MB)", True)
-    if code == _FILE_TOO_LARGE or _TOO_LARGE in log_tail[-4096:]:
+    if kernel is Word.CONTAINER or code == SIGKILLED:
+        return _killed(code, container.memory_mb, kernel)
+    if code == _FILE_TOO_LARGE:
         return Exit("disk", "wrote a file larger than the limit", True)
     if container.error:
         return Exit("failed", f"exit code {code}: {container.error}", True)
     if code > 128:
         return Exit("failed", f"exit code {code} (killed by signal {code - 128})", True)
     return Exit("failed", f"exit code {code}", True)
+
+
+def _killed(code: int, limit_mb: int, kernel: Word) -> Exit:
+    """SIGKILL that the agent did not send, or a kill for memory in a container that then ended otherwise."""
+    limit = f"(limit {limit_mb} MB)"
+    if code != SIGKILLED:
+        text = f"exit code {code}, after the kernel killed a process of it for memory {limit}"
+        return Exit("out-of-memory", text, True)
+    match kernel:
+        case Word.CONTAINER:
+            return Exit("out-of-memory", f"out of memory {limit}", True)
+        case Word.MACHINE:
+            text = f"out of memory: killed as the kernel was killing on this machine for memory {limit}"
+            return Exit("out-of-memory", text, True)
+        case Word.NOTHING:
+            text = "killed (SIGKILL) by something else: neither the agent nor the kernel for want of memory"
+        case Word.UNKNOWN:
+            text = "killed (SIGKILL), and not by the agent; whether for want of memory cannot be told here"
+    return Exit("sigkill", text, True)

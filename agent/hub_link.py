@@ -318,7 +318,9 @@ class HubLink:
         if self._task_invalid:
             return spec.Wanted(reason=f"the hub's task cannot be used: {self._task_invalid}")
         if self._task is None:
-            reason = self._nothing or f"the hub has no current task for {self._identity.platform}"
+            # A hub that does not say why may have none, be held, or lack an image for us.
+            nothing = f"the hub gives {self._identity.platform} nodes nothing to run now"
+            reason = self._nothing or nothing
             return spec.Wanted(reason=reason, is_word=True)
         return spec.want(self._task, self._facts, node_id, self._settings)
 

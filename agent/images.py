@@ -70,8 +70,9 @@ class Images:
 
     def fetch(self, name: str, *, always: bool) -> None:
         """See that an image is here; `always`: ask its registry even if it is."""
-        failures = self.current.failures if self.current and self.current.name == name else 0
-        self.current = Image(name, "fetching", failures)
+        before = self.current if self.current and self.current.name == name else Image(name)
+        # What went wrong last stands until the image is here: the next try alone mends nothing.
+        self.current = Image(name, "fetching", before.failures, error=before.error)
         self._spawn(self._fetch_current(self.current, always=always))
 
     def fetch_ahead(self, name: str | None) -> None:

@@ -77,6 +77,7 @@ class Reconciler:
         old, self._asked = self._asked, wanted
         if old is None or old.key != wanted.key:
             self._accounts.begin_task()
+            self._board.begin_task()
             self.images.forget()
             self._scratch.task_changed()
         if wanted.is_word:
@@ -188,7 +189,7 @@ class Reconciler:
                 self._executor.begin(action)
             if self._scratch.is_due(self._asked, self._containers):
                 self._executor.spawn(self._scratch.tidy(self._asked.key if self._asked else None))
-        self._accounts.seen_running(keepers(self._state()).values())
+        self._accounts.seen_running(keepers(self._state()), time.monotonic())
         self._show()
         return True
 

@@ -22,6 +22,9 @@ from gridcore.protocol import (
     NodeRuntimeStatus,
 )
 
+NODE_KINDS = ("config", "engine", "internal")
+"""Errors that no task is the cause of, and none ends."""
+
 
 @dataclass(frozen=True)
 class SlotReport:
@@ -106,6 +109,11 @@ class Board:
         self.news.set()
         return True
 
+    def begin_task(self) -> None:
+        """Another task: the last one's troubles are over. What no heartbeat has carried yet is still sent."""
+        node_wide = [trouble for trouble in self.recent if trouble.kind in NODE_KINDS]
+        self.recent = deque(node_wide, maxlen=MAX_ERRORS)
+
     def error(self, kind: str, message: str, instance: int | None = None) -> None:
         """Note one error for the next heartbeat; the oldest go when there are too many."""
         message = clip(mask_values(message, self.secrets))
@@ -166,12 +174,11 @@ def report_of(
 
 
 def _trouble(state: State) -> str | None:
-    """Why a slot waits after a failure, or None if none does."""
-    idle = idle_instances(state)
-    if not idle:
-        return None
-    errors = [state.memory[instance].error for instance in idle if instance in state.memory]
-    return next((e for e in errors if e), state.image.error if state.image else None)
+    """What went wrong last in a slot that has not run well since, or with the image that slots wait for."""
+    slots = state.wanted.slots if state.wanted else ()
+    errors = [state.memory[slot.instance].error for slot in slots if slot.instance in state.memory]
+    image = state.image.error if state.image and idle_instances(state) else None
+    return next((e for e in errors if e), image)
 
 
 def _slots(state: State, kept: Mapping[str, int], last: Callable[[int], Run | None]) -> Iterator[SlotReport]:

@@ -30,6 +30,7 @@ from agent.hub_link import HubLink
 from agent.image_cleanup import PulledImages
 from agent.images import Images
 from agent.machine import Identity
+from agent.memory_kills import MemoryKills, machine_kills
 from agent.reconciler import Reconciler
 from agent.report import Board
 from agent.runs import Runs
@@ -99,10 +100,14 @@ class Service:
         configured = platform_of(settings.architecture) if settings.architecture else None
         self._engine = Engine(self._facts.owner, platform=configured, pull_timeout=settings.pull_timeout)
         random = Random()  # noqa: S311 # jitter, not a secret
+        # Of an engine on another machine, this one's kernel knows nothing.
+        count = machine_kills if self._engine.api.local else lambda: None
+        self._kills = MemoryKills(count, time.time())
+        self._accounts = Accounts(self._engine, self._runs, self._board, random, self._kills)
         self._reconciler = Reconciler(
             self._engine,
             self._board,
-            Accounts(self._engine, self._runs, self._board, random),
+            self._accounts,
             lambda wake: self._make_images(random, wake),
             self._facts.warnings,
         )
@@ -157,7 +162,8 @@ class Service:
             others = [
                 group.create_task(self._link.watch()),
                 group.create_task(self._learn_platform()),
-                group.create_task(listen(self._facts.owner, self._reconciler.wake, self._engine.api)),
+                group.create_task(self._listen()),
+                group.create_task(self._kills.watch()),
                 group.create_task(self._extend_stopping()),
                 group.create_task(self._owner.run()),
                 group.create_task(control.run()),
@@ -168,6 +174,11 @@ class Service:
             for task in others:
                 task.cancel()
             await self._link.finish(heartbeats)
+
+    async def _listen(self) -> None:
+        await listen(
+            self._facts.owner, self._reconciler.wake, self._engine.api, on_oom=self._accounts.out_of_memory
+        )
 
     def _make_images(self, random: Random, wake: Callable[[], None]) -> Images:
         return Images(

@@ -16,6 +16,8 @@ QUICK = 5.0
 """Seconds: exit 0 sooner than this counts as quick."""
 HEALTHY = 60.0
 """Seconds of running after which earlier failures are forgotten."""
+STEADY = 10.0
+"""Seconds of running after which a slot that failed again and again is no longer in trouble."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,13 @@ class SlotMemory:
     quick_exits: int = 0
     not_before: float = 0.0
     error: str | None = None
-    """Why it waits, until a container of it is seen running."""
+    """What went wrong last, until a container of it runs well."""
 
 
-def seen_running(memory: SlotMemory) -> SlotMemory:
-    """A container of it runs: it waits for nothing."""
-    return replace(memory, error=None) if memory.error is not None else memory
+def seen_running(memory: SlotMemory, ran: float) -> SlotMemory:
+    """A container of it has been running for so many seconds: well at once, unless it keeps failing."""
+    is_well = memory.failures < 2 or ran >= STEADY
+    return replace(memory, error=None) if is_well and memory.error is not None else memory
 
 
 def doubled(first: float, most: float, times: int) -> float:
@@ -53,10 +56,17 @@ def jittered(seconds: float, random: Random) -> float:
 def after_failure(
     memory: SlotMemory, error: str, now: float, random: Random, most: float = FAILURE_MOST
 ) -> SlotMemory:
-    """A container that could not be started, or that ended badly; `most` is the longest wait in seconds."""
+    """A container that ended badly; `most` is the longest wait in seconds."""
     failures = memory.failures + 1
     wait = jittered(doubled(FAILURE_FIRST, most, failures), random)
     return replace(memory, failures=failures, quick_exits=0, not_before=now + wait, error=error)
+
+
+def after_failed_start(
+    memory: SlotMemory, error: str, now: float, random: Random, most: float = FAILURE_MOST
+) -> SlotMemory:
+    """A container that could not be started: a failure, and a try that counts like any other."""
+    return after_failure(replace(memory, restarts=memory.restarts + 1), error, now, random, most)
 
 
 def after_exit(memory: SlotMemory, failure: str | None, ran: float, now: float, random: Random) -> SlotMemory:

@@ -92,7 +92,7 @@ def test_a_container_that_exits_is_started_again_and_counted(
         "the restart is counted",
     )
     assert [c["state"] for c in beat["containers"]] == ["running", "running"]
-    assert errors(hub)[0]["kind"] == "out-of-memory"  # exit 137 that nobody asked for
+    assert errors(hub)[0]["kind"] == "sigkill"  # that nobody asked for
     assert agent.stop() == 0
 
 

@@ -34,7 +34,6 @@ WORKERS = {
 SAYS = {
     "layer": "MB outside of /scratch, the limit is 24 MB",
     "one-file": "wrote a file larger than the limit",
-    "one-file-deaf": "wrote a file larger than the limit",
     "scratch": "MB, the limit is 24 MB",
     "spewer": "MB/s to its log, the limit is 0.05 MB/s",
 }
@@ -89,6 +88,9 @@ def test_each_way_to_fill_the_disk_ends_with_its_reason_and_decent_work_goes_on(
             assert words in last["message"], name
             told = [error for error in hubs[name].errors() if error["kind"] == "disk"]
             assert words in told[0]["message"], name
+    # A program that ignores the kernel's signal ends as it likes; its log says why.
+    deaf = eventually(hubs["one-file-deaf"].last_exit, "the deaf one ends", 30)
+    assert (deaf["kind"], deaf["message"]) == ("failed", "exit code 1")
     print(f"after {time.monotonic() - began:.0f} s, at most: {most}")
     assert most["one-file"] <= 25 * MB
     assert most["layer"] < 3000 * MB

@@ -21,7 +21,7 @@ ENDS: dict[str, tuple[list[str] | None, str, int | None, str]] = {
         ["sh", "-c", "busybox head -c 100m /dev/zero | busybox tail"],
         "out-of-memory",
         137,
-        "out of memory (limit 16 MB)",
+        "out of memory",
     ),
     "as-an-alien": (
         None,
@@ -80,6 +80,22 @@ def test_each_end_of_a_container_is_told_apart(
             assert words in hub.errors()[0]["message"], name
             eventually(partial(is_error, hub), f"an end {name} is an error")
     assert [agent.stop() for agent in agents.values()] == [0] * len(ENDS)
+
+
+def test_a_kill_that_is_not_the_kernels_is_not_told_as_one_for_memory(
+    make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    # Not beside the one above: where nothing says whom the kernel killed, only the moment does.
+    hub = make_hub()
+    hub.task = task("killed", images["worker"])
+    agent = make_agent(hub.url, parallelism=1).start()
+    [victim] = eventually(agent.containers, "a container runs")
+    docker("kill", victim)
+    last = eventually(hub.last_exit, "its end is told")
+    assert (last["kind"], last["exit_code"]) == ("sigkill", 137)
+    assert last["message"].startswith("killed (SIGKILL) by something else")
+    assert [error["kind"] for error in hub.errors()] == ["sigkill"]
+    assert agent.stop() == 0
 
 
 def test_an_image_that_ends_well_at_once_does_not_spin_but_after_five_seconds_goes_on_at_once(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.engine_errors import translate
+from agent.engine_errors import Stage, not_pulled, not_started, translate
 from agent.errors import EngineTimeout, EngineUnreachable
 
 DAEMON = "Error response from daemon: "
@@ -20,15 +20,42 @@ DAEMON = "Error response from daemon: "
         ("dial tcp 10.0.0.1:5000: connect: connection refused", "registry-away", False),
         ("Get https://r/v2/: net/http: TLS handshake timeout", "registry-away", False),
         ("failed to register layer: write /x: no space left on device.", "disk-full", False),
-        ('Conflict. The container name "/a" is already in use by container "b".', "name-taken", False),
         ("something new", "failed", False),
     ],
 )
 def test_kinds(stderr: str, kind: str, permanent: bool) -> None:
-    error = translate(1, DAEMON + stderr, "pulling x")
+    error = not_pulled(1, DAEMON + stderr, "pulling x")
     assert (error.kind, error.permanent) == (kind, permanent)
     assert str(error).startswith("pulling x: ")
     assert "Error response from daemon" not in str(error)
+
+
+NO_PARSER = (
+    "docker: Error response from daemon: AppArmor enabled on system but the docker-default profile could not "
+    "be loaded: error: exec: \"apparmor_parser\": executable file not found in $PATH.\n\nRun 'docker run'"
+)
+
+
+@pytest.mark.parametrize(
+    ("stage", "stderr", "kind", "says"),
+    [
+        (Stage.START, NO_PARSER, "not-started", "`gridnode check` on the node"),
+        (Stage.START, "fork/exec runc: no such file or directory: unknown", "not-started", "fork/exec runc"),
+        (Stage.START, "exec format error", "not-started", "exec format error"),
+        (Stage.START, "unable to find user x: no matching entries", "not-started", "unable to find user x"),
+        (Stage.START, 'could not select device driver "" with [[gpu]]', "no-gpu", "gpu_count = 0"),
+        (Stage.START, "write /x: no space left on device", "disk-full", "free some disk space"),
+        (Stage.CREATE, "Requested CPUs are not available", "not-created", "Requested CPUs"),
+        (Stage.COMMAND, "No command specified", "no-command", "set the task's `command`"),
+        (Stage.IMAGE, "anything at all", "no-image", "it is fetched again"),
+        (Stage.NAME, 'Conflict. The container name "/a" is in use', "name-taken", "remove or rename it"),
+    ],
+)
+def test_a_start_is_told_by_how_far_it_came(stage: Stage, stderr: str, kind: str, says: str) -> None:
+    error = not_started(125, DAEMON + stderr, "starting x", stage)
+    assert error.kind == kind
+    assert says in str(error)
+    assert str(error).startswith("starting x: ")
 
 
 def test_a_daemon_that_is_away_is_told_apart_from_one_that_hangs() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from agent.exits import Circumstances, classify
 from agent.limits import Breach, Limit
+from agent.memory_kills import Word
 from agent.planner import Container
 
 ENDED = Container("c1", "idm-t-n-0", "exited", exit_code=3, memory_mb=64, stop_timeout=5)
@@ -15,18 +16,16 @@ NOBODY = Circumstances()
 
 
 @pytest.mark.parametrize(
-    ("code", "oom", "kind", "text"),
+    ("code", "kind", "text"),
     [
-        (0, False, "finished", "finished"),
-        (3, False, "failed", "exit code 3"),
-        (137, True, "out-of-memory", "out of memory (limit 64 MB)"),
-        (137, False, "out-of-memory", "killed, probably out of memory (limit 64 MB)"),
-        (139, False, "failed", "exit code 139 (killed by signal 11)"),
-        (153, False, "disk", "wrote a file larger than the limit"),
+        (0, "finished", "finished"),
+        (3, "failed", "exit code 3"),
+        (139, "failed", "exit code 139 (killed by signal 11)"),
+        (153, "disk", "wrote a file larger than the limit"),
     ],
 )
-def test_exits_that_nobody_asked_for(code: int, oom: bool, kind: str, text: str) -> None:
-    end = classify(replace(ENDED, exit_code=code, oom=oom), b"", NOBODY)
+def test_exits_that_nobody_asked_for(code: int, kind: str, text: str) -> None:
+    end = classify(replace(ENDED, exit_code=code), b"", NOBODY)
     assert (end.kind, end.text, end.is_failure) == (kind, text, code != 0)
 
 
@@ -40,10 +39,43 @@ def test_what_init_could_not_start_is_told_from_what_ran_and_failed() -> None:
     assert (end.kind, end.text) == ("no-command", "could not start: no-such: No such file or directory")
 
 
-def test_a_program_that_ignores_the_kernels_signal_says_itself_that_its_file_was_too_large() -> None:
-    end = classify(replace(ENDED, exit_code=1), b"OSError: [Errno 27] File too large\n", NOBODY)
-    assert (end.kind, end.text) == ("disk", "wrote a file larger than the limit")
-    assert classify(replace(ENDED, exit_code=0), b"File too large\n", NOBODY).kind == "finished"
+@pytest.mark.parametrize(
+    ("kernel", "kind", "text"),
+    [
+        (Word.CONTAINER, "out-of-memory", "out of memory (limit 64 MB)"),
+        (Word.MACHINE, "out-of-memory", "out of memory: killed as the kernel was killing on this machine"),
+        (Word.NOTHING, "sigkill", "killed (SIGKILL) by something else"),
+        (Word.UNKNOWN, "sigkill", "killed (SIGKILL), and not by the agent"),
+    ],
+)
+def test_a_kill_is_for_memory_only_where_the_kernel_says_so(kernel: Word, kind: str, text: str) -> None:
+    end = classify(replace(ENDED, exit_code=137), b"", Circumstances(kernel=kernel))
+    assert (end.kind, end.is_failure) == (kind, True)
+    assert end.text.startswith(text)
+
+
+def test_a_kill_for_memory_that_a_container_outlived_is_told_with_its_exit() -> None:
+    end = classify(replace(ENDED, exit_code=1), b"", Circumstances(kernel=Word.CONTAINER))
+    assert end.kind == "out-of-memory"
+    assert end.text == "exit code 1, after the kernel killed a process of it for memory (limit 64 MB)"
+    assert classify(replace(ENDED, exit_code=0), b"", Circumstances(kernel=Word.CONTAINER)).kind == "finished"
+    elsewhere = Circumstances(kernel=Word.MACHINE)
+    assert classify(replace(ENDED, exit_code=1), b"", elsewhere).text == "exit code 1"
+
+
+@pytest.mark.parametrize(
+    ("code", "tail"),
+    [
+        (1, b"HTTP 413: File too large\n"),
+        (137, b"File too large\n"),
+        (3, b"[FATAL tini (7)] exec /worker failed: Exec format error\n"),
+        (1, b"began\n[FATAL tini (7)] exec /worker failed: Exec format error\n"),
+        (127, b"[FATAL tini (7)] exec x failed: No such file\nmore\n"),
+    ],
+)
+def test_what_a_program_writes_decides_nothing_about_its_end(code: int, tail: bytes) -> None:
+    end = classify(replace(ENDED, exit_code=code), tail, NOBODY)
+    assert end.kind == ("sigkill" if code == 137 else "failed")
 
 
 def test_an_end_that_was_asked_for_is_no_failure_unless_a_limit_was_broken() -> None:

@@ -198,7 +198,7 @@ async def test_a_drained_node_wants_nothing_until_resumed(tmp_path: Path) -> Non
 async def test_why_there_is_nothing_to_do_is_the_hubs_word(tmp_path: Path) -> None:
     hub = Hub()
     hub.task = None
-    generic = "the hub has no current task for linux/amd64"
+    generic = "the hub gives linux/amd64 nodes nothing to run now"
     rig = Rig(tmp_path, hub)
     async with rig.running():
         await until(lambda: rig.wanted and rig.wanted[-1].reason == generic)

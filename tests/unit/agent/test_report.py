@@ -18,6 +18,12 @@ def test_running_idle_and_error_as_the_protocol_defines_them() -> None:
     waiting = State(wanted, (), 0.0, {0: SlotMemory(error="exit code 3", not_before=9)}, image=READY)
     report = report_of(waiting, None)
     assert (report.status, report.reason, report.task) == ("Error", "exit code 3", "one")
+    trying = State(wanted, (), 0.0, waiting.memory, busy_instances={0}, image=READY)
+    assert report_of(trying, None).status == "Error"  # not Idle in between
+    unsteady = State(wanted, (container,), 0.0, waiting.memory, image=READY)
+    assert (report_of(unsteady, None).status, report_of(unsteady, None).active_containers) == ("Error", 1)
+    fetching = State(wanted, (), 0.0, image=Image("one:1", "fetching", 1, error="registry away"))
+    assert (report_of(fetching, None).status, report_of(fetching, None).reason) == ("Error", "registry away")
     failed = State(wanted, (), 0.0, image=Image("one:1", "failed", 1, 9.0, "registry away"))
     assert report_of(failed, None).reason == "registry away"
     away = report_of(State(wanted, (container,), 0.0, image=READY), EngineUnreachable("engine", "gone"))
@@ -39,6 +45,16 @@ def test_errors_wait_for_a_heartbeat_and_survive_one_that_failed() -> None:
     board.error("kind", "late")
     board.keep_errors(taken)
     assert [e.message for e in board.take_errors()] == [f"error {n}" for n in range(6, 25)] + ["late"]
+
+
+def test_another_task_ends_the_errors_shown_of_the_last_one_and_loses_none_that_was_not_sent() -> None:
+    board = Board()
+    board.error("config", "the node id could not be written")
+    board.error("image-not-found", "pulling x: not there")
+    board.error("failed", "idm-x-n-0: exit code 3", 0)
+    board.begin_task()
+    assert [trouble.kind for trouble in board.recent] == ["config"]
+    assert [error.kind for error in board.take_errors()] == ["config", "image-not-found", "failed"]
 
 
 def test_texts_are_cut_at_a_kibibyte_of_utf8() -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from random import Random
 
-from agent.slots import SlotMemory, after_exit, after_failure, after_interruption, seen_running
+from agent.slots import (
+    STEADY,
+    SlotMemory,
+    after_exit,
+    after_failed_start,
+    after_failure,
+    after_interruption,
+    seen_running,
+)
 
 
 class Highest(Random):
@@ -51,7 +59,16 @@ def test_restarts_are_counted_and_errors_kept_until_it_runs() -> None:
     memory = after_exit(SlotMemory(), "exit code 3", 1.0, 0.0, Highest())
     assert (memory.restarts, memory.error) == (1, "exit code 3")
     assert after_exit(memory, None, 9.0, 0.0, Highest()).error is None
-    assert seen_running(memory).error is None
+    assert seen_running(memory, 0.0).error is None
+
+
+def test_a_slot_that_keeps_failing_is_in_trouble_until_it_has_run_for_a_while() -> None:
+    memory = after_failed_start(SlotMemory(), "no runtime", 0.0, Highest())
+    assert (memory.restarts, memory.failures) == (1, 1)
+    memory = after_failed_start(memory, "no runtime", 5.0, Highest())
+    assert (memory.restarts, memory.failures) == (2, 2)
+    assert seen_running(memory, 0.0).error == seen_running(memory, STEADY - 1).error == "no runtime"
+    assert seen_running(memory, STEADY).error is None
 
 
 def test_going_down_with_the_engine_is_a_restart_without_a_wait() -> None:

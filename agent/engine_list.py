@@ -1,0 +1,73 @@
+"""Containers as the engine lists them, each made one small plain value before anything else looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from agent import spec
+from agent.planner import Container
+
+SEEN = (
+    '{"id":{{json .Id}},"name":{{json .Name}},"status":{{json .State.Status}},'
+    '"exit":{{json .State.ExitCode}},"oom":{{json .State.OOMKilled}},"error":{{json .State.Error}},'
+    '"started":{{json .State.StartedAt}},"finished":{{json .State.FinishedAt}},'
+    '"labels":{{json .Config.Labels}},"env":{{json .Config.Env}},'
+    '"image":{{json .Config.Image}},"cpus":{{json .HostConfig.CpusetCpus}},'
+    '"memory":{{json .HostConfig.Memory}},"mounts":{{json .Mounts}}}'
+)
+"""One line of JSON a container: a whole inspection has ten times as much, in the client and then here."""
+
+
+def is_unchanged(row: Sequence[str], known: Mapping[str, Container]) -> bool:
+    """Whether a row of id, name and status is a live container as last seen."""
+    seen = known.get(row[0])
+    return seen is not None and seen.status in ("running", "paused") and row[1:] == [seen.name, seen.status]
+
+
+def frozen(seen: Mapping[str, Any]) -> Container:
+    """The value of one line that SEEN shows."""
+    labels = seen["labels"] or {}
+    volumes = [mount for mount in seen["mounts"] or () if mount.get("Type") == "volume"]
+    scratch = [mount.get("Name") for mount in volumes if mount.get("Destination") == spec.SCRATCH_PATH]
+    return Container(
+        id=seen["id"],
+        name=seen["name"].lstrip("/"),
+        status=seen["status"] or "dead",
+        spec=labels.get(spec.SPEC, ""),
+        instance=_int(labels.get(spec.INSTANCE)),
+        cpu=_int(seen["cpus"]),
+        task=labels.get(spec.TASK, ""),
+        generation=labels.get(spec.GENERATION, ""),
+        exit_code=seen["exit"] or 0,
+        oom=bool(seen["oom"]),
+        error=seen["error"] or None,
+        memory_mb=(seen["memory"] or 0) // 2**20,
+        stop_timeout=_float(labels.get(spec.STOP_TIMEOUT), 30.0),
+        started=_seconds(seen["started"]),
+        finished=_seconds(seen["finished"]),
+        image=seen["image"] or "",
+        scratch=scratch[0] if scratch else None,
+        secrets=spec.secrets_in(
+            dict(line.split("=", 1) for line in seen["env"] or () if "=" in line),
+            (labels.get(spec.SECRET_ENV) or "").split(","),
+        ),
+    )
+
+
+def _int(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
+
+
+def _float(text: str | None, default: float) -> float:
+    try:
+        return float(text or default)
+    except ValueError:
+        return default
+
+
+def _seconds(text: str | None) -> float:
+    """The engine's RFC 3339 as seconds since the epoch; its year 1 means never: 0."""
+    moment = datetime.fromisoformat(text) if text else None
+    return moment.timestamp() if moment is not None and moment.year > 1 else 0.0

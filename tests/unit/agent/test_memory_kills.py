@@ -1,0 +1,108 @@
+"""A kill for want of memory is told by the kernel's counters, not by an exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.engine_events import EventLines
+from agent.memory_kills import MemoryKills, Word, machine_kills
+
+
+class Kernel:
+    """The machine's counter."""
+
+    total: int | None = 7
+
+    def __call__(self) -> int | None:
+        return self.total
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel()
+
+
+def word(kills: MemoryKills, container: str, ended: float, *, by_engine: bool = False) -> Word:
+    return kills.word(container, ended, by_engine=by_engine, killed=True)
+
+
+def test_a_kill_while_the_counter_stood_still_was_something_else(kernel: Kernel) -> None:
+    kills = MemoryKills(kernel, 0.0)
+    kills.look(10.0)
+    kills.look(20.0)
+    assert word(kills, "a", 15.0) is Word.NOTHING
+
+
+def test_a_rise_explains_one_container_that_ended_with_it(kernel: Kernel) -> None:
+    kills = MemoryKills(kernel, 0.0)
+    kills.look(10.0)
+    kernel.total = 8
+    kills.look(20.0)
+    assert word(kills, "before", 9.0) is Word.NOTHING
+    assert word(kills, "then", 15.0) is Word.MACHINE
+    assert word(kills, "another", 15.0) is Word.NOTHING
+    kernel.total = 10
+    kills.look(30.0)
+    assert [word(kills, name, 25.0) for name in "abc"] == [Word.MACHINE, Word.MACHINE, Word.NOTHING]
+
+
+def test_what_the_engine_heard_is_sure_and_explains_the_rise(kernel: Kernel) -> None:
+    kills = MemoryKills(kernel, 0.0)
+    kills.told("a")
+    kernel.total = 9
+    kills.look(10.0)
+    assert word(kills, "a", 5.0) is Word.CONTAINER
+    assert word(kills, "b", 5.0, by_engine=True) is Word.CONTAINER
+    assert word(kills, "c", 5.0) is Word.NOTHING
+
+
+def test_what_is_told_of_a_container_goes_with_it(kernel: Kernel) -> None:
+    kills = MemoryKills(kernel, 0.0)
+    kills.told("a")
+    kills.forget_gone({"b"})
+    assert word(kills, "a", 5.0) is Word.NOTHING
+
+
+def test_without_a_counter_or_before_it_was_watched_nobody_knows(kernel: Kernel) -> None:
+    assert word(MemoryKills(kernel, 100.0), "a", 90.0) is Word.UNKNOWN
+    kernel.total = None
+    kills = MemoryKills(kernel, 0.0)
+    kills.look(10.0)
+    assert word(kills, "a", 5.0) is Word.UNKNOWN
+    kernel.total = 3  # readable at last: what it counted before is no rise
+    kills.look(20.0)
+    assert word(kills, "b", 15.0) is Word.UNKNOWN
+    kills.look(30.0)
+    assert word(kills, "b", 25.0) is Word.NOTHING
+
+
+def test_the_machines_counter_is_read_from_its_statistics(tmp_path: Path) -> None:
+    statistics = tmp_path / "vmstat"
+    statistics.write_text("pgfault 12\noom_kill_elsewhere 5\noom_kill 3\nnuma_hit 1\n")
+    assert machine_kills(statistics) == 3
+    statistics.write_text("pgfault 12\n")
+    assert machine_kills(statistics) is None
+    assert machine_kills(tmp_path / "none") is None
+    assert isinstance(machine_kills(), int)
+
+
+def test_oom_events_are_found_in_a_stream_that_comes_in_pieces() -> None:
+    stream = (
+        b'{"status":"die","Action":"die","Actor":{"ID":"a"}}\n'
+        b'{"status":"oom","Action":"oom","Actor":{"ID":"b","Attributes":{}}}\n'
+        b"not JSON\n[]\n{}\n"
+        b'{"Action":"oom","Actor":{"ID":"c"}}\n'
+    )
+    for size in (1, 7, len(stream)):
+        lines = EventLines()
+        pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+        assert [found for piece in pieces for found in lines.out_of_memory(piece)] == ["b", "c"]
+
+
+def test_an_endless_event_is_not_kept() -> None:
+    lines = EventLines()
+    assert lines.out_of_memory(b"x" * 100_000) == []
+    assert lines.out_of_memory(b"x" * 100_000) == []
+    assert len(lines._rest) <= 64 * 1024
