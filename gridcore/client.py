@@ -133,9 +133,12 @@ class AiohttpTransport:
             answer = await self._exchange(request)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             self._failed = True
-            raise HubUnreachable(self._explain(error, request.timeout)) from None
+            is_tls = isinstance(error, aiohttp.ClientSSLError)  # something did answer
+            silent = isinstance(error, aiohttp.ClientConnectorError) and not is_tls
+            raise HubUnreachable(self._explain(error, request.timeout), silent=silent) from None
         if not self._is_tls and answer.status == 400 and _WANTS_TLS.search(answer.body):
-            raise HubUnreachable(f"{self._base} speaks TLS: server_url must begin with https://")
+            text = f"{self._base} speaks TLS: {self._trust.names.url} must begin with https://"
+            raise HubUnreachable(text)
         return answer
 
     async def _exchange(self, request: Request) -> Response:
@@ -182,7 +185,8 @@ class AiohttpTransport:
         return f"{self._base}: {str(error) or type(error).__name__}"
 
     def _hint(self) -> str:
-        return "" if self._is_tls else "; if the hub speaks TLS, server_url must begin with https://"
+        url = self._trust.names.url
+        return "" if self._is_tls else f"; if the hub speaks TLS, {url} must begin with https://"
 
 
 class HubClient:

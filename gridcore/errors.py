@@ -35,7 +35,14 @@ class HubError(GridCoreError):
 
 
 class HubUnreachable(HubError):
-    """Nothing useful came back: no connection, a time-out, a 5xx, or an answer that is not the protocol."""
+    """Nothing useful came back: no connection, a time-out, a 5xx, or an answer that is not the protocol.
+
+    `silent`: no connection was made, so perhaps no hub runs there.
+    """
+
+    def __init__(self, text: str, *, silent: bool = False) -> None:
+        super().__init__(text)
+        self.silent = silent
 
     kind = "unreachable"
 

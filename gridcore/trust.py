@@ -7,6 +7,7 @@ operator who sees a handshake fail.
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 
@@ -62,11 +63,20 @@ def read_ca(path: Path) -> ssl.SSLContext:
     return context
 
 
+@dataclass(frozen=True)
+class Names:
+    """How the person who reads an error says where the hub is and which CA counts."""
+
+    url: str = "server_url"
+    ca_file: str = "ca_file in gridnode.toml"
+
+
 class Trust:
     """The CAs by which a hub is believed: those of a file that may change meanwhile, or else the system's."""
 
-    def __init__(self, ca_file: Path | None = None) -> None:
+    def __init__(self, ca_file: Path | None = None, names: Names | None = None) -> None:
         """Read the file; ValueError as of `read_ca`."""
+        self.names = names or Names()
         self._path = ca_file
         self._seen = self._look()
         self._context = None if ca_file is None else read_ca(ca_file)
@@ -92,7 +102,7 @@ class Trust:
         if isinstance(error, ssl.SSLCertVerificationError):
             text = self._explain_certificate(error)
         elif error.reason in _NO_TLS:
-            text = "it does not speak TLS; if the hub has none, server_url must begin with http://"
+            text = f"it does not speak TLS; if the hub has none, {self.names.url} must begin with http://"
         else:
             text = f"TLS failed: {error.reason or error}"
         return f"{text} ({self._trouble})" if self._trouble else text
@@ -110,7 +120,7 @@ class Trust:
                 return f"its certificate is not signed by the CA in {self._path}; is that the hub's CA?"
             return (
                 "its certificate is not signed by a CA that this machine knows; "
-                "name its CA, or the self-signed certificate, as ca_file in gridnode.toml"
+                f"name its CA, or the self-signed certificate, as {self.names.ca_file}"
             )
         return f"its certificate is refused: {message}"
 

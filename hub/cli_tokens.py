@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import click
 
-from gridcore.errors import HubError
+from gridcore.errors import HubError, HubUnreachable
 from hub.access import Role
 from hub.cli_errors import plain_errors
 from hub.running_hub import TOKEN_VARIABLE, RunningHub, find_hub
@@ -76,9 +76,8 @@ def asks_the_hub(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _tell(error: Exception) -> str:
-    text = str(error)
-    is_silent = "cannot be reached" in text and "certificate" not in text
-    return f"{text}. Is computehub running?" if is_silent else text
+    is_silent = isinstance(error, HubUnreachable) and error.silent
+    return f"{error}. Is computehub running?" if is_silent else str(error)
 
 
 @click.group()

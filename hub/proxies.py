@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -18,8 +19,10 @@ def parse_network(text: str) -> Network:
     """A network such as 10.0.0.0/8, or one address. Raises ValueError that says what was expected."""
     try:
         return ip_network(text)
-    except ValueError as error:
-        why = f" ({error})" if "host bits" in str(error) else ""
+    except ValueError:
+        why = ""
+        with suppress(ValueError):  # only that it names one address and the size of its network
+            why = f"; did you mean {ip_network(text, strict=False)}?"
         raise ValueError(f"expected addresses or networks, such as 127.0.0.1 or 10.0.0.0/8{why}") from None
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gridcore import config
 from gridcore.errors import ConfigError, HubRefused, HubRejectedToken, HubUnreachable
-from gridcore.trust import Trust
+from gridcore.trust import Names, Trust
 from hub.settings import FILE_NAME, HubSettings
 
 if TYPE_CHECKING:
@@ -25,11 +25,14 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104  the hu
 _END = "-----END CERTIFICATE-----"
 
 
+OPTIONS = Names("--url", "--ca-file")
+
+
 class OwnCertificate(Trust):
     """Believes the hub's own certificate and no other, whatever name is in it: it is asked by address."""
 
     def __init__(self, certificate: Path) -> None:
-        super().__init__()
+        super().__init__(names=OPTIONS)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         first, end, _ = config.read_text(certificate).partition(_END)
@@ -82,11 +85,7 @@ class RunningHub:
         from gridcore.client import AiohttpTransport
 
         async with AiohttpTransport(self.url, self.trust) as transport:
-            try:
-                return await transport(request)
-            except HubUnreachable as error:  # its words are for gridnode.toml, and here these are options
-                text = str(error).replace("ca_file in gridnode.toml", "--ca-file")
-                raise HubUnreachable(text.replace("server_url", "--url")) from None
+            return await transport(request)
 
 
 def find_hub(
@@ -99,7 +98,7 @@ def find_hub(
         assert settings is not None  # noqa: S101  else there was a token
         token = settings.token
     try:
-        given = Trust(ca_file)
+        given = Trust(ca_file, OPTIONS)
     except ValueError as error:
         raise ConfigError(f"--ca-file: {ca_file}: {error}") from None
     if url is not None:

@@ -119,6 +119,10 @@ def test_the_command_line_says_plainly_what_is_wrong(hub: HubProcess, tmp_path: 
         assert (done.returncode, done.stdout) == (code, ""), (arguments, done)
         assert text in done.stderr, (arguments, done.stderr)
         assert "Traceback" not in done.stderr
+    # In this command's own words, and something did answer.
+    done = run(hub, "token", "list", "--url", f"https://127.0.0.1:{hub.port}")
+    assert "--url must begin with http://" in done.stderr
+    assert "Is computehub running?" not in done.stderr
     hub.stop()
     done = run(hub, "token", "list")
     assert (done.returncode, done.stdout) == (1, "")

@@ -64,6 +64,15 @@ def test_without_trusted_proxies_the_header_counts_for_nothing() -> None:
     assert Proxies().source("10.0.0.1", [(b"x-forwarded-for", b"1.1.1.1")]) == "10.0.0.1"
 
 
+def test_a_network_with_an_address_in_it_is_refused_with_the_one_that_was_meant() -> None:
+    with pytest.raises(
+        ValueError, match=r"such as 127\.0\.0\.1 or 10\.0\.0\.0/8; did you mean 10\.0\.0\.0/8\?$"
+    ):
+        Proxies(["10.1.2.3/8"])
+    with pytest.raises(ValueError, match=r"or 10\.0\.0\.0/8$"):
+        Proxies(["host bits"])
+
+
 class Pauses:
     """A clock and a pause that are only written down, unless they are told to hold."""
 
