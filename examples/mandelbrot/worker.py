@@ -7,6 +7,7 @@ picture, step the size of a pixel, x, y, width and height count pixels. A result
 row by row, 0 inside the set, else the iteration that left it (1 to 255).
 
 SIGTERM only sets a flag: the tile in hand is finished and pushed first, also when Redis is away for a while.
+SIGKILL loses that tile: one is taken at a time, so that it is no more.
 Environment: INPUT_REDIS_URL, OUTPUT_REDIS_URL (default: the input's), INPUT_QUEUE, OUTPUT_QUEUE.
 """
 
