@@ -191,12 +191,19 @@ def _slots(state: State, kept: Mapping[str, int], last: Callable[[int], Run | No
         stays = state.wanted is None or c.id in kept or c.ended
         restarts = state.memory.get(c.instance, SlotMemory()).restarts
         shown = c.status if stays else "stopping"
-        yield SlotReport(c.instance, c.cpu, shown, restarts, c.started or None, last(c.instance))
+        ended = _of_task(last(c.instance), c.generation)
+        yield SlotReport(c.instance, c.cpu, shown, restarts, c.started or None, ended)
     for slot in state.wanted.slots if state.wanted else ():
         if slot.instance not in seen:
             shown = "starting" if slot.instance in state.busy_instances else "waiting"
             restarts = state.memory.get(slot.instance, SlotMemory()).restarts
-            yield SlotReport(slot.instance, slot.cpu, shown, restarts, None, last(slot.instance))
+            ended = _of_task(last(slot.instance), slot.generation)
+            yield SlotReport(slot.instance, slot.cpu, shown, restarts, None, ended)
+
+
+def _of_task(run: Run | None, generation: str) -> Run | None:
+    """The slot's last run, if it was one of this task: another task's says nothing about this one."""
+    return run if run is not None and run.generation == generation else None
 
 
 def clip(text: str) -> str:

@@ -24,6 +24,9 @@ ARCHITECTURES = frozenset(
 )
 """Those that are counted by name; whatever else nodes say is `other`, so that they cannot make names up."""
 
+CUT_OFF = frozenset({"killed", "sigkill", "out-of-memory", "disk", "failed", "interrupted"})
+"""Ends of containers that had no time to put away what they had in hand, or did not use it."""
+
 RUNTIME_STATUSES = frozenset({"Running", "Idle", "Error"})
 
 
@@ -41,6 +44,10 @@ class Working:
 
     nodes: int = 0
     containers: int = 0
+    restarts: int = 0
+    """Containers that were started again, or tried to be."""
+    cut_off: int = 0
+    """Slots whose last container did not end by itself or when told to: what it had in hand is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,8 @@ def count_fleet(nodes: Sequence[Node]) -> Fleet:
     kinds: Counter[Kind] = Counter()
     working_nodes: Counter[str] = Counter()
     working_containers: Counter[str] = Counter()
+    restarts: Counter[str] = Counter()
+    cut_off: Counter[str] = Counter()
     online = failing = containers = draining = 0
     for node in nodes:
         live, architecture = node.live, node.record.architecture
@@ -83,7 +92,14 @@ def count_fleet(nodes: Sequence[Node]) -> Fleet:
         if live.task is not None and live.active_containers:
             working_nodes[live.task] += 1
             working_containers[live.task] += live.active_containers
-    working = {task: Working(count, working_containers[task]) for task, count in working_nodes.items()}
+        if live.task is not None:
+            for slot in live.containers:
+                restarts[live.task] += slot.restarts
+                cut_off[live.task] += slot.last_exit is not None and slot.last_exit.kind in CUT_OFF
+    working = {
+        task: Working(working_nodes[task], working_containers[task], restarts[task], cut_off[task])
+        for task in working_nodes.keys() | restarts.keys()
+    }
     return Fleet(kinds, online, failing, containers, draining, working)
 
 

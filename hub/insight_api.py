@@ -43,6 +43,10 @@ class ProgressView:
     sampled_at: str
     nodes: int
     containers: int
+    restarts: int
+    cut_off: int
+    may_be_lost: str | None
+    """Whether containers were killed or failed, and what that may have cost."""
 
 
 def insight_api(store: Store, insight: Insight) -> Blueprint:
@@ -89,6 +93,18 @@ def progress_view(task: Task, sample: Sample, rate: float | None, working: Worki
         sampled_at=rfc3339(sample.wall),
         nodes=working.nodes,
         containers=working.containers,
+        restarts=working.restarts,
+        cut_off=working.cut_off,
+        may_be_lost=_what_may_be_lost(working),
+    )
+
+
+def _what_may_be_lost(working: Working) -> str | None:
+    if not working.cut_off:
+        return None
+    return (
+        f"{working.cut_off} or more containers were killed or failed (the last ones of as many slots; of "
+        f"{working.restarts} restarts in all). A worker loses what it has in hand then: an item, or a batch"
     )
 
 

@@ -52,6 +52,7 @@ def test_progress_is_seen_from_outside(tmp_path: Path, redis: RedisServer) -> No
                 0,
             )
             assert first["rate"] is None
+            assert (first["restarts"], first["cut_off"], first["may_be_lost"]) == (0, 0, None)
             client.rpop("in", 20)
             client.lpush("out", *range(20))
             wait_until(lambda: bool(hub.get("/api/tasks/t/progress").json["rate"]), "a rate is known")

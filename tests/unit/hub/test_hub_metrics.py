@@ -12,7 +12,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from quart import Quart, Response
 
-from gridcore.protocol import HeartbeatRequest, RegisterRequest, TaskDefinition
+from gridcore.protocol import (
+    ContainerReport,
+    ExitReport,
+    HeartbeatRequest,
+    RegisterRequest,
+    TaskDefinition,
+)
 from hub.app import create_app
 from hub.errors import StoreUnavailable
 from hub.fleet import FleetCounter, count_fleet
@@ -183,6 +189,28 @@ async def test_who_works_on_a_task_is_counted_among_those_online() -> None:
     nodes: list[Node] = list(await store.nodes())
     working = count_fleet(nodes).working["t"]
     assert (working.nodes, working.containers) == (2, 5)
+
+
+async def test_containers_that_were_killed_or_failed_are_counted_by_task() -> None:
+    store = open_memory()
+    ends = ["failed", "sigkill", "finished", "stopped", "not-started", None]
+    for number, kind in enumerate(ends):
+        node_id = f"n{number}"
+        await store.run(
+            register(RegisterRequest(node_id=node_id, hostname="h", architecture="x86_64", cpu_count=1))
+        )
+        slot = ContainerReport(
+            instance=0, state="waiting", restarts=2, last_exit=ExitReport(kind=kind) if kind else None
+        )
+        await store.run(
+            heartbeat(
+                HeartbeatRequest(
+                    node_id=node_id, status="Error", active_containers=0, task="t", containers=[slot]
+                )
+            )
+        )
+    working = count_fleet(list(await store.nodes())).working["t"]
+    assert (working.nodes, working.restarts, working.cut_off) == (0, 12, 2)
 
 
 # --- The parts --------------------------------------------------------------------------------------------
