@@ -25,6 +25,7 @@ def dump_head(tasks: TaskList) -> dict[str, Any]:
         "revision": tasks.revision,
         "is_held": tasks.is_held,
         "canary": asdict(tasks.canary) if tasks.canary else None,
+        "fleet_redis": tasks.fleet_redis,
     }
 
 
@@ -41,6 +42,7 @@ def load_list(head: Mapping[str, Any], tasks: tuple[Task, ...], written: str | N
         tuple(task if task.revision else replace(task, revision=unnamed) for task in tasks),
         is_held=head.get("is_held", False),
         canary=Canary(**{**canary, "nodes": tuple(canary["nodes"])}) if canary else None,
+        fleet_redis=head.get("fleet_redis"),
     )
 
 

@@ -94,7 +94,8 @@ def gridnode_api(calls: NodeCalls, desk: Desk, *, token_ttl: float) -> Blueprint
             drain=node.draining,
             token=joined.token,
         )
-        task = config_of((await store.tasks()).assigned(node.record.id), node.record.platform)
+        tasks = await store.tasks()
+        task = config_of(tasks, tasks.assigned(node.record.id), node.record.platform)
         without_token = None if reply.token else {"token"}
         wire = reply.model_dump(mode="json", exclude=without_token)
         return answer({**wire, "current_task": task.to_wire() if task else None})

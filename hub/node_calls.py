@@ -16,7 +16,7 @@ from typing import Any
 
 from gridcore.platforms import PLATFORMS
 from gridcore.protocol import NODE_ID_PATTERN, HeartbeatRequest, TaskConfig
-from hub import operations, token_operations
+from hub import fleet_redis, operations, token_operations
 from hub.condition import Condition
 from hub.errors import StateLost
 from hub.events import Actor
@@ -214,9 +214,12 @@ def spread(wait: float) -> float:
     return wait if wait < SPREAD_FROM else wait * random.uniform(1 - SPREAD, 1)  # noqa: S311  no secret
 
 
-def config_of(given: Assignment, platform: str) -> TaskConfig | None:
-    """What a node of this platform is told, or None."""
-    return TaskConfig.of(given.task.definition, platform, given.revision) if given.task else None
+def config_of(tasks: TaskList, given: Assignment, platform: str) -> TaskConfig | None:
+    """What a node of this platform is told of an assignment out of this list, or None."""
+    if given.task is None:
+        return None
+    definition = fleet_redis.resolve(given.task.definition, tasks.fleet_redis)
+    return TaskConfig.of(definition, platform, given.revision)
 
 
 class _AssignedTasks:
@@ -235,7 +238,7 @@ class _AssignedTasks:
             bodies = self._bodies[given.revision] = {}
         body = bodies.get(platform)
         if body is None:
-            task = config_of(given, platform)
+            task = config_of(tasks, given, platform)
             body = json.dumps(task.to_wire() if task else None).encode()
             if platform in PLATFORMS:  # a few: strangers must not fill the memory
                 bodies[platform] = body

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gridcore.protocol import HeartbeatRequest, RegisterRequest, TaskDefinition, TaskGuard
-from hub import registry
+from hub import fleet_redis, registry
 from hub.errors import NotSupported, UnknownNode
 from hub.events import NODES_NAMED, Event, name_nodes
 from hub.registry import Node, Presence, Registration
@@ -52,12 +52,16 @@ QUIET, LONGEST_SILENCE = 8.0, 60.0
 
 
 def add_task(definition: TaskDefinition) -> Operation[tuple[Task, bool]]:
-    """Append a pending task; False if the same definition was there. Raises TaskConflict."""
+    """Append a pending task; False if the same definition was there.
+
+    Raises TaskConflict, InvalidFields.
+    """
 
     def decide(view: View, at: Moment) -> Outcome[tuple[Task, bool]]:
         tasks, task, is_new = view.tasks.add(definition, at.now.wall, at.entropy())
         if not is_new:
             return Outcome((task, False))
+        fleet_redis.check(definition, tasks.fleet_redis)
         return Outcome((task, True), Change(tasks, events=at.tell("task-added", task=task.name)))
 
     return Operation(decide)

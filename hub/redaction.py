@@ -21,6 +21,7 @@ def hiding(tasks: TaskList) -> Hide:
     their logs are kept."""
     definitions = (definition for task in tasks.tasks for definition in (task.definition, *task.earlier))
     known = {secret for definition in definitions for secret in secrets_of(definition)}
+    known |= set(_passwords(tasks.fleet_redis))
     # A list of nodes has very many texts, so what is the same for all is done once. The longest first: a
     # secret may begin with another one.
     secrets = sorted((secret for secret in known if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)
@@ -37,7 +38,11 @@ def hiding(tasks: TaskList) -> Hide:
 def secrets_of(definition: TaskDefinition) -> Iterator[str]:
     """All values of `env`, and the passwords in its URLs, as they stand there and as programs get them."""
     yield from (definition.env or {}).values()
-    for url in (definition.input_redis, definition.output_redis):
+    yield from _passwords(definition.input_redis, definition.output_redis)
+
+
+def _passwords(*urls: str | None) -> Iterator[str]:
+    for url in urls:
         password = url_password(url) if url else None
         if password:
             yield password

@@ -116,6 +116,18 @@ async def serve(settings: HubSettings) -> None:
     log.info("stopped")
 
 
+async def name_fleet_redis(url: str, store: Store, stopping: asyncio.Event) -> None:
+    """Have nodes be given this URL from now on. Once: of several hubs the one that started last is right."""
+    while not stopping.is_set():
+        try:
+            await store.run(task_operations.name_fleet_redis(url))
+        except StoreUnavailable:  # told elsewhere
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), 1)
+        else:
+            return
+
+
 async def _run(
     settings: HubSettings, store: Store, listener: socket.socket, tls: Tls | None, stopping: asyncio.Event
 ) -> None:
@@ -170,6 +182,8 @@ async def _run(
     async with asyncio.TaskGroup() as loops:
         loops.create_task(answer_requests(app.quart, lanes, listener, tls, stopping), name="http")
         loops.create_task(repeat(sweep, SWEEP_INTERVAL), name="sweep")
+        if settings.fleet_redis is not None:
+            loops.create_task(name_fleet_redis(settings.fleet_redis, store, stopping), name="fleet's Redis")
         loops.create_task(repeat(insight.step, WATCH_INTERVAL), name="watch")
         if messengers:
             loops.create_task(repeat(crier.step, STEP_INTERVAL), name="notify")

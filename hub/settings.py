@@ -71,6 +71,13 @@ def _check_state(state: str) -> str:
     return state
 
 
+def _check_fleet_redis(url: str) -> str:
+    target = parse_redis(url)
+    if target is None or not url.lower().startswith(("redis://", "rediss://")):
+        raise ValueError("expected redis://:password@host:6379/0 or rediss://…, as containers reach it")
+    return url
+
+
 class HubSettings(BaseModel):
     """All keys of `computehub.toml`; each can also be given as `IDM_GRIDCORE_<KEY>`."""
 
@@ -89,6 +96,9 @@ class HubSettings(BaseModel):
         default="sqlite:////var/lib/idm-gridcore/hub.db", repr=False
     )
     """Where tasks and nodes are kept: `sqlite:///…`, `redis://…` (`redis_url.py`) or `memory:`."""
+
+    fleet_redis: Annotated[str, AfterValidator(_check_fleet_redis)] | None = Field(default=None, repr=False)
+    """The Redis that tasks name `fleet`, as the nodes' containers reach it; they are given this URL."""
 
     log_format: LogFormat = "text"
     """`text` for people and the journal, `json` for machines; on standard error."""
@@ -182,6 +192,9 @@ bind = "0.0.0.0:8080"
 # Where tasks and nodes are kept: an SQLite file (its directory must exist), a Redis that several hubs share
 # ("redis://:password@host:6379/0", see docs/configuration-hub.md), or "memory:" to try things out.
 state = "sqlite:////var/lib/idm-gridcore/hub.db"
+
+# The Redis that tasks may name `fleet`, as containers reach it. A new password goes here, and into no task.
+# fleet_redis = "redis://:password@192.168.1.100:6379/0"
 
 # "text" for people and the journal, "json" for machines.
 # log_format = "text"

@@ -103,6 +103,8 @@ class TaskListView(BaseModel):
     completed: list[str]
     generation: str
     held: bool
+    fleet_redis: bool
+    """Whether tasks may name the fleet's Redis."""
     canary: CanaryView | None
     tasks: list[TaskView]
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from gridcore.protocol import TaskDefinition, TaskGuard
 from hub import canary as trying
-from hub import task_edits
+from hub import fleet_redis, task_edits
 from hub.errors import GenerationChanged
 from hub.events import name_nodes
 from hub.operations import switched
@@ -90,6 +90,7 @@ def edit_task(
     def decide(view: View, at: Moment) -> Outcome[Task]:
         _check(view, name, if_match)
         tasks, task = task_edits.edit(view.tasks, name, change, at.entropy())
+        fleet_redis.check(task.definition, tasks.fleet_redis)
         return _edited(view, at, tasks, task, "task-changed")
 
     return Operation(decide)
@@ -147,6 +148,18 @@ def release() -> Operation[TaskList]:
     def decide(view: View, at: Moment) -> Outcome[TaskList]:
         tasks = view.tasks.release(at.entropy(), at.now.wall)
         return _held(view, at, tasks, "fleet-released")
+
+    return Operation(decide)
+
+
+def name_fleet_redis(url: str) -> Operation[TaskList]:
+    """Give nodes this URL where a task names the fleet's Redis."""
+
+    def decide(view: View, at: Moment) -> Outcome[TaskList]:
+        tasks = view.tasks.with_fleet_redis(url, at.entropy(), at.now.wall)
+        if tasks is view.tasks:
+            return Outcome(tasks)
+        return Outcome(tasks, Change(tasks, events=at.tell("fleet-redis-changed")), EVERYONE)
 
     return Operation(decide)
 

@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
 from gridcore.protocol import TaskDefinition, TaskGuard
+from hub import fleet_redis
 from hub.errors import (
     NoCanary,
     NotCurrent,
@@ -164,6 +165,8 @@ class TaskList:
     is_held: bool = False
     """The fleet stands still: no node is given anything, whatever is current."""
     canary: Canary | None = None
+    fleet_redis: str | None = None
+    """The URL that nodes are given where a task names the fleet's Redis."""
 
     @classmethod
     def empty(cls, entropy: int) -> TaskList:
@@ -287,6 +290,23 @@ class TaskList:
         revision = released.fresh_revision(entropy)
         anew = replace(self.canary, revision=revision, waits_since=now, up_since=None, is_healthy=False)
         return replace(released, canary=anew)
+
+    def with_fleet_redis(self, url: str, entropy: int, now: float) -> TaskList:
+        """The list whose nodes are given this URL for the fleet's Redis; this one if they are already.
+
+        What names it has another revision then, so that nodes start their containers with the new URL.
+        """
+        if url == self.fleet_redis:
+            return self
+        changed = replace(self, fleet_redis=url)
+        if self.current is not None and fleet_redis.uses(self.current.definition) and not self.is_held:
+            changed = replace(changed, revision=changed.fresh_revision(entropy))
+        canary = self.canary
+        if canary is not None and fleet_redis.uses(self.get(canary.task).definition):
+            revision = changed.fresh_revision(entropy)
+            anew = replace(canary, revision=revision, waits_since=now, up_since=None, is_healthy=False)
+            changed = replace(changed, canary=anew)
+        return changed
 
     def fresh_revision(self, entropy: int) -> str:
         """A revision that nothing has."""

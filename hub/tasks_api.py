@@ -84,6 +84,7 @@ def tasks_api(store: Store) -> Blueprint:
                 "completed": tasks.named(TaskStatus.COMPLETED),
                 "generation": tasks.revision,
                 "held": tasks.is_held,
+                "fleet_redis": tasks.fleet_redis is not None,
                 "canary": canary_view(tasks.canary) if tasks.canary else None,
                 "tasks": [task_view(task) for task in tasks.tasks],
             }

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from gridcore.protocol import TaskDefinition, TaskGuard
+from hub import fleet_redis
 from hub.auto_finish import AUTO_FINISH, Quiet, finish_quiet, idle_of, is_over, longest_gap, watch_quiet
 from hub.observed import Instant
 from hub.progress import History, Sample
@@ -62,7 +63,9 @@ class Watch:
         async with seen.turn:
             latest = seen.history.latest
             if latest is None or self._clock().monotonic - latest.at >= FRESH:
-                queues = await self._eyes.look(task.definition)
+                queues = await self._eyes.look(
+                    fleet_redis.resolve(task.definition, self._store.latest_tasks.fleet_redis)
+                )
                 now = self._clock()
                 seen.history.add(Sample(now.monotonic, now.wall, queues))
         return seen.history

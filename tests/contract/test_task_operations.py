@@ -12,8 +12,17 @@ from gridcore.protocol import HeartbeatRequest, RegisterRequest, TaskDefinition,
 from hub.backup import read_backup, write_backup
 from hub.canary import choose
 from hub.contents import fill, read_store
-from hub.errors import GenerationChanged, NoCanary, NodeOnline, TaskInUse, UnknownNode, UnknownTask
+from hub.errors import (
+    GenerationChanged,
+    InvalidFields,
+    NoCanary,
+    NodeOnline,
+    TaskInUse,
+    UnknownNode,
+    UnknownTask,
+)
 from hub.events import EventQuery
+from hub.node_calls import config_of
 from hub.node_operations import forget_node, order_many
 from hub.operations import add_task, deregister, finish, heartbeat, register, start_next
 from hub.state import AUDIT, EVERYONE, Operation
@@ -26,6 +35,7 @@ from hub.task_operations import (
     hold,
     judge_canary,
     move_task,
+    name_fleet_redis,
     promote,
     release,
     remove_task,
@@ -231,6 +241,33 @@ async def test_a_hold_outlasts_a_restart_and_happens_once(kind: StoreKind, store
     assert given.task is not None
     assert given.revision != held.revision
     assert await told(store, "fleet-held", "fleet-released") == ["fleet-held", "fleet-released"]
+
+
+async def test_a_new_url_of_the_fleets_redis_is_one_new_revision_of_what_names_it(
+    kind: StoreKind, store: Store
+) -> None:
+    first, second = "redis://:one@10.0.0.1:6379/0", "redis://:two@10.0.0.1:6379/0"
+    with pytest.raises(InvalidFields):
+        await store.run(add_task(TaskDefinition(name="named", image="x:1", input_redis="fleet")))
+    before = await store.tasks()
+    await store.run(name_fleet_redis(first))
+    assert (await store.tasks()).revision == before.revision, "the current task does not name it"
+    await store.run(edit_task("old", lambda old: old.model_copy(update={"output_redis": "fleet:/3"})))
+    before = await store.tasks()
+    heard = listen(store)
+    await asyncio.gather(*(store.run(name_fleet_redis(second)) for _ in range(5)))
+    after = await store.tasks()
+    assert after.revision != before.revision
+    assert heard == [EVERYONE]
+    assert await told(store, "fleet-redis-changed") == ["fleet-redis-changed"] * 2
+    store = await kind.reopen()
+    again = await store.tasks()
+    assert again == after
+    given = config_of(again, again.assigned("n1"), "linux/amd64")
+    assert given is not None
+    assert (given.generation, given.input_redis) == (after.revision, None)
+    assert given.output_redis == "redis://:two@10.0.0.1:6379/3"
+    assert again.get("old").definition.output_redis == "fleet:/3", "no task carries the password"
 
 
 async def test_a_try_wakes_its_nodes_and_changes_nothing_for_the_others(
