@@ -20,6 +20,9 @@ from agent.settings import FILE_NAME, Settings, example
 from gridcore import __version__, config
 from gridcore.errors import EXIT_CONFIG, ConfigError, GridCoreError
 
+ANY_SERVER = "http://192.168.1.100:8080"
+"""What a first file names until somebody writes the hub's address."""
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 CONFIG_OPTION = click.option(
@@ -74,14 +77,16 @@ def cli(context: click.Context, path: Path | None, check: bool) -> None:
 
 @cli.command()
 @CONFIG_OPTION
-@click.option("--server", default="http://192.168.1.100:8080", show_default=True, help="The hub's address.")
+@click.option("--server", help="The hub's address, such as http://192.168.1.100:8080.")
 @click.option(
     "--join-token-file",
     type=click.File(encoding="utf-8"),
     help="A file with a join token; - reads it from standard input.",
 )
 @click.pass_context
-def init(context: click.Context, path: Path | None, server: str, join_token_file: TextIO | None) -> None:
+def init(
+    context: click.Context, path: Path | None, server: str | None, join_token_file: TextIO | None
+) -> None:
     """Write a first gridnode.toml (mode 0600), never over an existing one.
 
     No token is taken from the command line, since others can read that: put it into the file, or give a join
@@ -89,9 +94,13 @@ def init(context: click.Context, path: Path | None, server: str, join_token_file
     """
     path = path or context.obj or config.default_path(FILE_NAME)
     join_token = None if join_token_file is None else _first_line(join_token_file)
-    config.init_file(path, example(server, join_token))
-    missing = "address and token" if join_token is None else "address"
-    click.echo(f"{path}: written. Put the hub's {missing} into it, then: gridnode --check")
+    config.init_file(path, example(server or ANY_SERVER, join_token))
+    missing = [
+        *(["address"] if server is None else []),
+        *(["token"] if join_token is None else []),
+    ]
+    first = f"Put the hub's {' and '.join(missing)} into it, then: " if missing else "Try it: "
+    click.echo(f"{path}: written. {first}gridnode --check && gridnode check, and run it with: gridnode")
 
 
 def _first_line(file: TextIO) -> str:

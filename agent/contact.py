@@ -29,6 +29,7 @@ class Contact:
         self._told: set[str] = set()
         self._away_since = 0.0
         self._not_before = 0.0
+        self._heard_at: float | None = None
 
     @property
     def away(self) -> str | None:
@@ -44,6 +45,15 @@ class Contact:
     def away_for(self) -> float | None:
         """Seconds since the hub was last heard; None while it answers."""
         return None if self._away is None else time.monotonic() - self._away_since
+
+    @property
+    def heard(self) -> float | None:
+        """Seconds since the hub answered a heartbeat of a node that it knows; None before the first."""
+        return None if self._heard_at is None else time.monotonic() - self._heard_at
+
+    def note_heartbeat(self) -> None:
+        """The hub has answered a heartbeat, and knows the node."""
+        self._heard_at = time.monotonic()
 
     @property
     def pause(self) -> float:

@@ -249,6 +249,8 @@ class HubLink:
                     self._registered.clear()
             raise
         self._contact.find()
+        if answer.known is not False:
+            self._contact.note_heartbeat()
         self._credentials.accept()
         if answer.token is not None:
             self._take(self.node_id, answer.token)
@@ -305,6 +307,11 @@ class HubLink:
     def away_for(self) -> float | None:
         """Seconds since the hub was last heard; None while it answers."""
         return self._contact.away_for
+
+    @property
+    def heard(self) -> float | None:
+        """Seconds since the hub answered a heartbeat of a node that it knows; None before the first."""
+        return self._contact.heard
 
     def _apply(self) -> None:
         if self._identity.refusal:

@@ -216,6 +216,7 @@ class Service:
             away=self._link.away,
             away_kind=self._link.away_kind,
             away_for=self._link.away_for,
+            heard=self._link.heard,
             paused_for=self._owner.paused_for,
             errors=[(now - e.at, e.kind, e.message, e.instance) for e in self._board.recent],
         )

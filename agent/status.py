@@ -31,13 +31,15 @@ def status_of(
     away_kind: str | None = None,
     errors: Sequence[tuple[float, str, str, int | None]] = (),
     away_for: float | None = None,
+    heard: float | None = None,
     paused_for: float | None = None,
     now: float | None = None,
 ) -> dict[str, Any]:
     """The node at one moment, as JSON values; ages and spans in seconds.
 
     `away` is why the hub does not answer, or None, `away_kind` the same for programs (the kinds of
-    `HubError`), `away_for` since when. `errors` are (age, kind, message,
+    `HubError`), `away_for` since when. `heard` is the age of its last answer to a heartbeat, None before the
+    first: while that is fresh, the hub calls the node Online. `errors` are (age, kind, message,
     instance), the oldest first. `now` is in seconds since the epoch.
     """
     now = time.time() if now is None else now
@@ -61,6 +63,7 @@ def status_of(
             "away": away,
             "kind": away_kind,
             "for": away_for,
+            "heard": heard,
         },
         "status": report.status,
         "task": report.task,

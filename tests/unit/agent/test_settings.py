@@ -196,6 +196,18 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert "there is no such file" in gone.stderr
 
 
+def test_init_says_what_is_left_to_write(tmp_path: Path) -> None:
+    server = ("--server", "http://hub:8080")
+    token = ("--join-token-file", "-")
+    for number, (options, left) in enumerate(
+        {(): "Put the hub's address and token into it", server: "Put the hub's token into it",
+         token: "Put the hub's address into it", (*server, *token): "written. Try it: "}.items()
+    ):  # fmt: skip
+        path = tmp_path / f"{number}.toml"
+        done = run("init", "--config", str(path), *options, stdin="j0in-token\n")
+        assert (done.returncode, left in done.stdout) == (0, True), done.stdout
+
+
 def test_init_takes_a_join_token_from_a_file_or_standard_input_only(tmp_path: Path) -> None:
     path, secret = tmp_path / "gridnode.toml", tmp_path / "secret"
     done = run("--config", str(path), "init", "--join-token-file", "-", stdin="j0in-token\n")
