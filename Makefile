@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup machine test test-fast lint format demo demo-down chaos bench bench-hub clean
+.PHONY: help setup dev machine test test-fast lint format demo demo-down chaos bench bench-hub clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,6 +16,7 @@ ITEMS ?= 1000000
 SEED ?= 7
 MINUTES ?= 10
 FAULTS ?=
+ANSIBLE := ansible-core>=2.17
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
@@ -26,27 +27,37 @@ help:  ## this list
 	@echo "make chaos SEED=8 MINUTES=20 FAULTS=engine-hung,hub-slow    other faults in another order"
 	@echo "make bench-hub BENCH=\"--nodes 1000 --setups sqlite\"    one size, one kind of hub; --quick to see that it runs"
 
-setup: machine $(VENV)/.ready  ## install what the rest needs (the others do it by themselves)
+setup: $(VENV)/.controller  ## what a controller needs to roll out and operate a fleet: Ansible, in .venv (half a minute)
+
+dev: machine $(VENV)/.ready  ## what tests, demo and benchmarks need (they do it by themselves)
 
 machine:
 	@tests/fleet/machine.sh
 
-$(VENV)/.ready: pyproject.toml
+$(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"GridCore needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Name another: make PYTHON=python3.12 …")'
-	@echo "python: making $(VENV) and installing GridCore with its development tools (about a minute)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub,agent,dev]'
+
+# Ansible alone: it brings the rest to the hosts.
+$(VENV)/.controller: $(VENV)/bin/python
+	@echo "python: installing Ansible into $(VENV)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check '$(ANSIBLE)'
 	@mkdir -p .cache/collections/ansible_collections/idm
 	@ln -sfn $(CURDIR)/ansible .cache/collections/ansible_collections/idm/gridcore
 	@touch $@
 
-test: setup  ## everything that proves it: unit, contract, integration, a real fleet, Molecule
+$(VENV)/.ready: pyproject.toml | $(VENV)/.controller
+	@echo "python: installing GridCore with its development tools into $(VENV) (about a minute)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub,agent,dev]'
+	@touch $@
+
+test: dev  ## everything that proves it: unit, contract, integration, a real fleet, Molecule
 	@tests/run-all.sh
 
-test-fast: setup  ## what needs no fleet: unit and contract tests
+test-fast: dev  ## what needs no fleet: unit and contract tests
 	@$(BIN)/python -m pytest tests/unit tests/contract
 
-lint: setup  ## ruff, mypy --strict, ansible-lint (production profile)
+lint: dev  ## ruff, mypy --strict, ansible-lint (production profile)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
@@ -57,19 +68,19 @@ format: $(VENV)/.ready  ## let ruff write the code's format
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format .
 
-demo: setup  ## a fleet of real hosts, rolled out by Ansible, computes a million squares
+demo: dev  ## a fleet of real hosts, rolled out by Ansible, computes a million squares
 	@$(BIN)/python -m tests.fleet.demo --nodes $(NODES) --items $(ITEMS)
 
 demo-down: $(VENV)/.ready  ## remove everything that the demo started
 	@$(BIN)/python -m tests.fleet.demo --down
 
-chaos: setup  ## break a fleet of its own in every way, repeatably, and see it recover
+chaos: dev  ## break a fleet of its own in every way, repeatably, and see it recover
 	@$(BIN)/python -m tests.fleet.chaos --seed $(SEED) --minutes $(MINUTES) --nodes $(NODES) --faults "$(FAULTS)"
 
-bench: setup  ## what the agent costs and how fast it replaces a container, beside bare Docker (6 min)
+bench: dev  ## what the agent costs and how fast it replaces a container, beside bare Docker (6 min)
 	@$(BIN)/python -m tests.load.bench_agent $(BENCH)
 
-bench-hub: setup  ## what a hub costs and how fast it tells 10,000 nodes of a switch, beside bare ASGI (10 min)
+bench-hub: dev  ## what a hub costs and how fast it tells 10,000 nodes of a switch, beside bare ASGI (10 min)
 	@$(BIN)/python -m tests.load.bench_hub $(BENCH)
 
 clean:  ## remove what was built here (not the images that the demo caches)
