@@ -276,7 +276,7 @@ def inventory(fleet: Fleet) -> dict[str, object]:
                 "gridcore_redis_password": lookup("redis_password"),
                 "gridcore_redis_bind": "0.0.0.0",
                 "gridcore_hub_url": f"http://{first.address}:8080",
-                "docker_insecure_registries": [f"{first.address}:5000"],
+                "gridcore_docker_insecure_registries": [f"{first.address}:5000"],
             },
             "hosts": {host.container: {"ansible_host": host.address} for host in fleet.hosts.values()},
             "children": {

@@ -91,7 +91,7 @@ def _inventory(grid: HubsGrid) -> dict[str, Any]:
         "gridcore_hub_url": grid.hub_url,
         "gridcore_ca_file": str(grid.authority.certificate),
         "gridcore_redis_password": lookup("redis_password"),
-        "docker_insecure_registries": [f"{grid.control.address}:5000"],
+        "gridcore_docker_insecure_registries": [f"{grid.control.address}:5000"],
         # The playbooks for tasks and nodes ask the load balancer, from here: no hub's host need be there.
         "gridcore_operator_token": lookup("operator"),
         "gridcore_api_host": "localhost",

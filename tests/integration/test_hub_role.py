@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml  # type: ignore[import-untyped] # its stubs are a package that nothing else needs
 
 from gridcore import config
@@ -286,9 +287,41 @@ def test_a_redis_for_the_hubs_is_what_they_ask_for(play: Play, tmp_path: Path) -
     assert {name: words[words.index(name) + 2] for name in DURABLE} == DURABLE
 
 
+def test_while_its_password_changes_redis_takes_both(play: Play, tmp_path: Path) -> None:
+    port = free_port()
+    texts = {"conf": "{{ lookup('ansible.builtin.template', 'gridcore.conf.j2') }}"}
+    first, second = 'of "before" \\é', "of 'now' #>$é"
+    variables = {"gridcore_redis_bind": "127.0.0.1", "gridcore_redis_port": port, "redis_maxmemory": "64mb"}
+    play(
+        "redis", write(tmp_path, **texts), hubs(1), **variables,
+        gridcore_redis_password=second, gridcore_redis_previous_password=first,
+    )  # fmt: skip
+    command = [find("redis-server"), str(tmp_path / "hub-1.conf"), "--dir", str(tmp_path), "--save", ""]
+    child = Child("redis-server", command, tmp_path / "log")
+    child.start(lambda: accepts(port))
+    try:
+        for password in (first, second):
+            with redis.Redis(port=port, password=password) as client:
+                assert client.ping()
+                assert client.publish("channel", "x") == 0
+        with redis.Redis(port=port, password="another") as client, pytest.raises(redis.AuthenticationError):
+            client.ping()
+    finally:
+        child.kill()
+
+
+def test_the_hub_is_told_the_fleets_redis_with_the_password_of_its_host(play: Play, tmp_path: Path) -> None:
+    inventory = hubs(1, gridcore_token=TOKEN)
+    data = {"ansible_host": "10.0.0.7", "gridcore_redis_password": PASSWORD, "gridcore_redis_port": 7000}
+    inventory["gridcore_redis"] = {"hosts": {"data": data}}
+    play("hub", write(tmp_path, **CONFIG), inventory)
+    found = config.load(HubSettings, tmp_path / "hub-1.config", {}).fleet_redis
+    assert found == "redis://:p%40ss%2Fw%25rd%20of%20the%20hubs@10.0.0.7:7000/0"
+
+
 def test_a_redis_for_the_hubs_refuses_to_lose_their_state(play: Play) -> None:
     tasks = yaml.safe_load((ROLES / "redis/tasks/main.yml").read_text())
-    tasks = [task for task in tasks if "ansible.builtin.assert" in task]
+    tasks = [task for task in tasks if "idm.gridcore.check_variables" in task]
     said = play(
         "redis", tasks, EXAMPLE, "state-01", fails=True,
         gridcore_hub_redis_password="hush", gridcore_redis_appendfsync="everysec",

@@ -15,23 +15,32 @@ from typing import Any
 import pytest
 
 from tests.integration.hub_process import TOKEN, HubProcess
+from tests.servers.children import wait_until
+from tests.servers.redis_server import RedisServer
 
 PROJECT = Path(__file__).resolve().parents[2]
+LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
 
 
 class Operator:
     """Somebody with an inventory whose only host is the hub, which is this machine."""
 
+    environment: dict[str, str]
+
     def __init__(self, hub: HubProcess, directory: Path, **secrets: str) -> None:
+        self.environment = {}
         self._inventory = directory / "inventory.json"
         self._secrets = [TOKEN, *secrets.values()]
         variables = {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": sys.executable,
+            **LOCAL,
             "gridcore_api_url": f"http://127.0.0.1:{hub.port}",
             **(secrets or {"gridcore_token": TOKEN}),
         }
-        self._inventory.write_text(json.dumps({"gridcore_hub": {"hosts": {"hub": variables}}}))
+        self.write(variables)
+
+    def write(self, variables: dict[str, Any], **groups: Any) -> None:
+        """The inventory: the hub with these variables, and more groups."""
+        self._inventory.write_text(json.dumps({"gridcore_hub": {"hosts": {"hub": variables}}, **groups}))
 
     def play(self, *playbooks: str, check: bool = False, fails: bool = False, **variables: Any) -> str:
         """What playbooks said, one after the other in one run."""
@@ -42,6 +51,7 @@ class Operator:
         words += [f"ansible/playbooks/{name}.yml" for name in playbooks]
         environment = {
             **os.environ,
+            **self.environment,
             "PATH": f"{binaries}:{os.environ['PATH']}",
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",  # YAML would wrap long lines
@@ -166,11 +176,41 @@ def test_a_task_is_added_once_with_all_its_fields(hub: HubProcess, operator: Ope
 
 def test_a_task_with_a_wrong_value_is_refused_in_the_hubs_words(hub: HubProcess, operator: Operator) -> None:
     said = operator.play(
-        "task_add", fails=True, task_name="odd", task_image="a:1", task_memory="2g", task_pull_policy="never"
+        "task_add", fails=True, task_name="odd", task_image="a:1", task_memory="1", task_pull_policy="never"
     )
     assert '"field": "memory"' in said.replace("\\", "")
     assert '"field": "pull_policy"' in said.replace("\\", "")
     assert hub.get("/api/tasks/odd").status == 404
+
+
+def test_a_value_of_the_wrong_kind_and_a_misspelt_name_are_refused_before_the_hub_is_asked(
+    hub: HubProcess, operator: Operator
+) -> None:
+    good: dict[str, Any] = {"task_name": "bent", "task_image": "a:1"}
+    for name, value, said in [
+        ("task_memory", "2g", "task_memory is '2g', and must be a whole number"),
+        ("task_parallelism", "many", "task_parallelism is 'many', and must be a whole number"),
+        ("task_stop_timeout", "30s", "task_stop_timeout is '30s', and must be a number"),
+        ("task_gpus", True, "task_gpus is true, and must be a whole number"),
+        ("task_env", "LEVEL=3", "task_env is a text (not shown), and must be a table"),
+        (
+            "task_input_queu",
+            "x",
+            "task_input_queu is no variable of GridCore: did you mean task_input_queue?",
+        ),
+        (
+            "gridcore_hub_bnd",
+            "x",
+            "gridcore_hub_bnd is no variable of GridCore: did you mean gridcore_hub_bind?",
+        ),
+        ("taks_name", "x", "taks_name is no variable of GridCore's playbooks: did you mean task_name?"),
+    ]:
+        given: dict[str, Any] = {**good, name: value}
+        assert said in operator.play("task_add", fails=True, **given)
+    assert hub.get("/api/tasks/bent").status == 404
+    said = operator.play("node_drain", fails=True, node="all", node_drain_wait="5m")
+    assert "node_drain_wait is '5m', and must be a whole number, 1 to 86400" in said
+    assert not any(node["draining"] for node in hub.get("/api/nodes").json)
 
 
 def test_a_node_is_drained_and_resumed_once(hub: HubProcess, operator: Operator) -> None:
@@ -274,6 +314,96 @@ def test_the_status_says_what_each_node_does_and_what_goes_wrong(hub: HubProcess
     assert lines[place + 1] == f"    wrong-platform: {names} and 2 more"
 
 
+def test_the_status_says_how_far_the_task_is_and_nothing_of_what_a_node_was(
+    switched: HubProcess, tmp_path: Path
+) -> None:
+    register(switched, "off")
+    beat(switched, "off", status="Running", active_containers=2, reason="was busy")
+    assert switched.post("/gridnode/deregister", {"node_id": "off"}).status == 204
+    lines = shown(Operator(switched, tmp_path).play("status"))
+    assert lines[0] == "current    first"
+    assert lines[1].strip() == "names no queues, so nobody knows how far it is; 0 containers on 0 nodes"
+    (place,) = (place for place, line in enumerate(lines) if line.startswith("off-host "))
+    assert lines[place].split()[:6] == ["off-host", "x86_64", "Offline", "-", "2", "-"]
+    assert re.fullmatch(r"    last heard [\dT:-]+Z", lines[place + 1])
+    assert not any("was busy" in line for line in lines)
+
+
+def test_the_status_shows_what_waits_and_what_is_done(switched: HubProcess, tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as server, server.client() as client:
+        client.rpush("in", *range(7))
+        client.rpush("out", *range(3))
+        queues = {"input_queue": "in", "output_queue": "out"}
+        urls = {"input_redis": server.url, "output_redis": server.url}
+        assert switched.request("PATCH", "/api/tasks/first", {**queues, **urls}).status == 200
+        lines = shown(Operator(switched, tmp_path).play("status"))
+    assert lines[1].strip().startswith("7 items wait, 3 are done")
+
+
+def test_a_hub_that_is_away_is_named_with_what_to_do(tmp_path: Path, hub: HubProcess) -> None:
+    operator = Operator(hub, tmp_path)
+    operator.write({**LOCAL, "gridcore_api_url": "http://127.0.0.1:9", "gridcore_token": TOKEN})
+    said = operator.play("status", fails=True)
+    assert "The hub at http://127.0.0.1:9 does not answer" in said
+    assert "Connection refused" in said
+    assert "systemctl status computehub" in said
+    operator.write({"ansible_host": "127.0.0.1", "ansible_port": 9, "gridcore_token": TOKEN})
+    said = operator.play("status", fails=True)
+    assert "hub, which asks the hub, is not reached" in said
+    assert "gridcore_api_host" in said
+
+
+def test_a_colleague_needs_no_vault_but_a_token_of_his_own(switched: HubProcess, tmp_path: Path) -> None:
+    made = switched.post("/api/tokens", {"role": "operator", "ttl": 3600, "name": "bob"}).json
+    bob = Operator(switched, tmp_path, gridcore_operator_token=made["token"])
+    bob.write({**LOCAL, "gridcore_api_url": f"http://127.0.0.1:{switched.port}"})
+    assert "There is no token to show to the hub" in bob.play("task_next", fails=True)
+    bob.environment = {"GRIDCORE_TOKEN": made["token"]}
+    assert bob.changes("task_next", task="first") == 1
+    (event,) = switched.get("/api/events?limit=1").json["events"]
+    assert event["who"] == "bob"
+
+
+def test_a_task_is_changed_moved_and_dropped_once(switched: HubProcess, tmp_path: Path) -> None:
+    operator = Operator(switched, tmp_path)
+    change: dict[str, Any] = {"task": "second", "task_image": "registry:5000/second:2", "task_memory": "512"}
+    assert operator.changes("task_change", check=True, **change) == 0
+    assert operator.changes("task_change", "task_change", **change) == 1
+    task = switched.get("/api/tasks/second").json
+    assert (task["image"], task["memory"]) == ("registry:5000/second:2", 512)
+    assert operator.changes("task_change", task="second", task_memory="") == 1
+    assert switched.get("/api/tasks/second").json["memory"] is None
+    assert "Give what to change" in operator.play("task_change", fails=True, task="second")
+
+    assert operator.changes("task_move", "task_move", task="third", to="first") == 1
+    assert switched.get("/api/tasks").json["pending"] == ["third", "second"]
+    assert "give one of" in operator.play("task_move", fails=True, task="third")
+    assert "to is 'top', and must be one of first, last" in operator.play(
+        "task_move", fails=True, task="third", to="top"
+    )
+
+    assert operator.changes("task_drop", "task_drop", task="third") == 1
+    assert switched.get("/api/tasks").json["pending"] == ["second"]
+    assert "Task first is current" in operator.play("task_drop", fails=True, task="first")
+
+
+def test_a_node_is_found_by_its_name_in_the_inventory_and_forgotten_for_good(
+    switched: HubProcess, tmp_path: Path
+) -> None:
+    operator = Operator(switched, tmp_path)
+    operator.write(
+        {**LOCAL, "gridcore_api_url": f"http://127.0.0.1:{switched.port}", "gridcore_token": TOKEN},
+        others={"hosts": {"pi-07": {"gridcore_agent_hostname": "leaving-host"}}},
+    )
+    register(switched, "before", hostname="leaving-host")
+    assert switched.post("/gridnode/deregister", {"node_id": "before"}).status == 204
+    with Node(switched, "leaving"):
+        assert operator.changes("node_forget", check=True, node="pi-07") == 0
+        assert operator.changes("node_forget", node="pi-07") == 3
+    assert switched.get("/api/nodes").json == []
+    assert operator.changes("node_forget", node="pi-07") == 0
+
+
 @pytest.fixture
 def switched(tmp_path: Path) -> Iterator[HubProcess]:
     """A hub of one's own with the tasks `first` (current), `second` and `third`."""
@@ -283,6 +413,38 @@ def switched(tmp_path: Path) -> Iterator[HubProcess]:
     assert process.post("/api/tasks/next").status == 200
     yield process
     process.end()
+
+
+def test_a_task_names_the_fleets_redis_and_a_new_password_reaches_it(tmp_path: Path) -> None:
+    old, new = (f"redis://:{word}-password@10.0.0.1:6379/0" for word in ("old", "new"))
+    hub = HubProcess(tmp_path)
+    plain = hub.config.read_text()
+    hub.config.write_text(f'{plain}fleet_redis = "{old}"\n')
+    hub.start()
+    try:
+        operator = Operator(hub, tmp_path)
+        added: dict[str, Any] = {"task_name": "named", "task_image": "a:1", "task_output_redis": "fleet:/2"}
+        assert operator.changes("task_add", "task_add", "task_next", **added) == 2
+        assert hub.get("/api/tasks/named").json["input_redis"] == "fleet"
+        before = hub.get("/gridnode/task?platform=linux/amd64").json
+        assert (before["input_redis"], before["output_redis"]) == (old, old.replace("/0", "/2"))
+        hub.stop()
+        hub.config.write_text(f'{plain}fleet_redis = "{new}"\n')
+        hub.start()
+        wait_until(
+            lambda: hub.get("/gridnode/task").json["input_redis"] == new, "nodes are given the new one"
+        )
+        after = hub.get("/gridnode/task?platform=linux/amd64").json
+        assert after["generation"] != before["generation"]
+        hub.stop()
+        hub.start()
+        assert hub.get("/gridnode/task?platform=linux/amd64").json == after, "once, and not at each start"
+        shown = json.dumps(
+            [hub.get(f"/api/{what}").json for what in ("tasks", "events", "tasks/named/progress")]
+        )
+        assert "password" not in shown + hub.log
+    finally:
+        hub.end()
 
 
 def try_second(hub: HubProcess) -> None:
@@ -348,6 +510,15 @@ def test_a_selection_of_nodes_is_drained_and_resumed_once(switched: HubProcess, 
     assert draining() == set()
 
 
+def test_a_selection_that_no_node_is_in_is_an_error(switched: HubProcess, tmp_path: Path) -> None:
+    operator = Operator(switched, tmp_path)
+    assert "the hub knows no node" in operator.play("node_drain", fails=True, node="all")
+    register(switched, "office", labels={"room": "office"})
+    said = operator.play("node_resume", fails=True, labels={"room": "cellar"})
+    assert '{"labels": {"room": "cellar"}}' in said.replace("\\", "")
+    assert operator.changes("node_resume", labels={"room": "office"}) == 0
+
+
 def test_check_mode_tries_holds_and_drains_nothing(switched: HubProcess, tmp_path: Path) -> None:
     register(switched, "asked")
     playbooks = "task_next", "fleet_hold", "node_drain"
@@ -359,8 +530,9 @@ def test_check_mode_tries_holds_and_drains_nothing(switched: HubProcess, tmp_pat
 
 def test_nonsense_is_refused_in_the_hubs_words(switched: HubProcess, tmp_path: Path) -> None:
     operator = Operator(switched, tmp_path)
-    assert '"field": "canary"' in operator.play("task_next", fails=True, canary="some").replace("\\", "")
+    assert '"field": "canary"' in operator.play("task_next", fails=True, canary="-1").replace("\\", "")
     assert switched.get("/api/tasks").json["current"] == "first"
-    said = operator.play("node_drain", fails=True, labels="room=cellar")
-    assert '"field": "labels"' in said.replace("\\", "")
+    assert "labels is 'room=cellar', and must be a table" in operator.play(
+        "node_drain", fails=True, labels="room=cellar"
+    )
     assert "not both" in operator.play("node_drain", fails=True, node="pi", architecture="aarch64")

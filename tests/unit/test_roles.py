@@ -104,8 +104,9 @@ def test_of_several_hubs_one_is_restarted_after_the_other() -> None:
         plays = yaml.safe_load((ANSIBLE / "playbooks" / name).read_text())
         (play,) = (play for play in plays if "idm.gridcore.hub" in play.get("roles", []))
         assert play["serial"] == 1
-    (restart,) = yaml.safe_load((ANSIBLE / "roles/hub/tasks/restart.yml").read_text())
-    assert restart["block"][0]["throttle"] == 1
+    handlers = yaml.safe_load((ANSIBLE / "roles/hub/handlers/main.yml").read_text())
+    (restart,) = (handler for handler in handlers if handler["name"] == "Restart the hub")
+    assert restart["throttle"] == 1
 
 
 def test_a_changed_certificate_reloads_the_hub_and_does_not_restart_it() -> None:

@@ -1,0 +1,1 @@
+../../../gridcore/weak_tokens.py
