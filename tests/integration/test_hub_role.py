@@ -319,6 +319,18 @@ def test_the_hub_is_told_the_fleets_redis_with_the_password_of_its_host(play: Pl
     assert found == "redis://:p%40ss%2Fw%25rd%20of%20the%20hubs@10.0.0.7:7000/0"
 
 
+def test_what_a_role_needs_must_be_there_and_what_others_need_may_come_later(play: Play) -> None:
+    later = "{{ lookup('ansible.builtin.file', '/no/such/file') }}"
+    for name, fails in {"gridcore_operator_token": False, "gridcore_redis_password": True}.items():
+        variables = {"gridcore_redis_password": "hush-hush", "redis_maxmemory": "64mb", name: later}
+        tasks = [{"idm.gridcore.check_variables": {"role": "redis"}}]
+        said = play("redis", tasks, hubs(1), fails=fails, **variables)
+        assert (f"{name} cannot be made out" in said) == fails
+    variables = {"gridcore_redis_password": "{{ of_the_vault }}", "redis_maxmemory": "64mb"}
+    said = play("redis", tasks, hubs(1), fails=True, **variables)
+    assert "gridcore_redis_password cannot be made out: it names of_the_vault, not defined here" in said
+
+
 def test_a_redis_for_the_hubs_refuses_to_lose_their_state(play: Play) -> None:
     tasks = yaml.safe_load((ROLES / "redis/tasks/main.yml").read_text())
     tasks = [task for task in tasks if "idm.gridcore.check_variables" in task]

@@ -25,9 +25,11 @@ class ActionModule(ActionBase):
         )
         self._vars = task_vars
         role, fleet = wanted["role"], variables.fleet_kinds()
+        # What others need may not be there yet, such as a token that the hub is still to make.
+        needed = set(variables.fleet_names(role).values()) if role else set(variables.OF_PLAYBOOKS)
         problems = [
             *self._strangers(fleet),
-            *self._wrong({name: kind for name, kind in fleet.items() if name in task_vars}),
+            *self._wrong({name: kind for name, kind in fleet.items() if name in task_vars}, needed),
             *(self._of_role(role) if role else self._of_playbooks()),
         ]
         # A role's own checks count with values that are of the right kind.
@@ -51,7 +53,7 @@ class ActionModule(ActionBase):
             for name, kind in variables.role_kinds(role).items()
             if name in self._vars and taken.get(name) not in self._vars
         }
-        return self._wrong(own)
+        return self._wrong(own, own)
 
     def _of_playbooks(self):
         given = load_extra_vars(self._loader)
@@ -61,15 +63,17 @@ class ActionModule(ActionBase):
                 yield variables.unknown(name, known)
             elif why := variables.misspelt(name, variables.PLAYBOOKS):
                 yield why
-        yield from self._wrong({name: kind for name, kind in variables.PLAYBOOKS.items() if name in given})
+        wanted = {name: kind for name, kind in variables.PLAYBOOKS.items() if name in given}
+        yield from self._wrong(wanted, wanted)
 
-    def _wrong(self, wanted):
+    def _wrong(self, wanted, needed):
         for name, kind in wanted.items():
             value = self._value(name, ...)
             if value is ...:
                 continue
             if isinstance(value, AnsibleError):
-                yield f"{name} cannot be made out{self._why(name, value)}"
+                if name in needed:
+                    yield f"{name} cannot be made out{self._why(name, value)}"
             elif value == "" and name in variables.MAY_BE_EMPTY:
                 continue
             elif why := kinds.problem(name, value, kind):

@@ -53,7 +53,7 @@ LIMITS = {
 }  # fmt: skip
 
 # Of no role: how the playbooks for tasks and nodes reach the hub, and what the example of several hubs uses.
-_API = {
+OF_PLAYBOOKS = {
     "gridcore_operator_token": Kind("str"),
     "gridcore_api_host": Kind("str"),
     "gridcore_api_url": Kind("str", pattern=_URL, like="an address such as https://hub.example"),
@@ -96,7 +96,7 @@ def role_kinds(role):
 
 def fleet_kinds():
     """Return the kinds of all `gridcore_…` by name."""
-    kinds = dict(_API)
+    kinds = dict(OF_PLAYBOOKS)
     for role in sorted(path.name for path in ROLES.iterdir() if path.is_dir()):
         own = role_kinds(role)
         for name, fleet in fleet_names(role).items():
