@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import h11
 import structlog
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.task_group import TaskGroup
@@ -121,6 +122,9 @@ class _Visit:
             self._send,
             tls.selected_alpn_protocol() if tls is not None else "http/1.1",
         )
+        if isinstance(self._protocol.protocol, H11Protocol):
+            most = way.config.h11_max_incomplete_size
+            self._protocol.protocol.connection = _Requests(h11.SERVER, max_incomplete_event_size=most)
         self._reading = way.apps.start(self._read())
 
     @property
@@ -166,6 +170,20 @@ class _Visit:
                 rest, _ = protocol.connection.trailing_data
                 self._reading.cancel()
                 self._connection.take_back(rest + bytes(self._inbox))
+
+
+class _Requests(h11.Connection):
+    """Reads nothing after a request that said that it is the last one.
+
+    h11 calls it an error, for which Hypercorn refuses that last request with 400, though it is being done.
+    """
+
+    def receive_data(self, data: bytes) -> None:
+        if self.their_state is not h11.MUST_CLOSE:
+            super().receive_data(data)
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        return h11.NEED_DATA if self.their_state is h11.MUST_CLOSE else super().next_event()
 
 
 def _address(name: Any) -> tuple[str, int] | None:

@@ -125,6 +125,22 @@ def test_requests_of_both_ways_that_come_at_once_are_answered_in_order(hub: HubP
     node.close()
 
 
+@pytest.mark.parametrize("last", ["HTTP/1.1\r\nConnection: close", "HTTP/1.0"])
+@pytest.mark.parametrize("after", [b"\r\n", request("POST", "/api/tasks/next"), b"x" * 100_000])
+def test_the_last_request_of_a_connection_is_answered_whatever_follows_it(
+    hub: HubProcess, last: str, after: bytes
+) -> None:
+    hub.start()
+    for name in ("a", "b"):
+        hub.post("/api/tasks", {"name": name, "image": "x:1"})
+    client = Kept(hub)
+    with suppress(OSError):  # it may be gone before all of that is sent
+        client.send(request("POST", "/api/tasks/next").replace(b"HTTP/1.1", last.encode()) + after)
+    assert client.answer().status == 200
+    client.close()
+    assert hub.get("/api/tasks").json["current"] == "a", "and what follows is not done"
+
+
 # --- The end -----------------------------------------------------------------------------------------------
 
 
