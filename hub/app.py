@@ -21,6 +21,7 @@ from hub.measured import Measured
 from hub.news import News
 from hub.node_calls import NodeCalls
 from hub.nodes_api import nodes_api
+from hub.operators import refuse_vain_guard
 from hub.pace import Pace
 from hub.problems import answer_with_problems
 from hub.refusals import Refusals
@@ -75,6 +76,11 @@ def build_app(
     app.url_map.merge_slashes = False
     answer_with_problems(app, forbidden=lambda: refusals.note(actor(request), 403))
     tell_refused_acts(app, store)
+
+    @app.before_request
+    async def refuse_vain_guards() -> None:
+        refuse_vain_guard(request)
+
     QuartSchema(
         app,
         redoc_ui_path=None,

@@ -11,6 +11,7 @@ GridCoreError
 │   ├── TaskCompleted    the task is over
 │   ├── NothingEarlier   the task has no former definition
 │   ├── GenerationChanged  If-Match names the task as it was
+│   ├── NothingToMatch   If-Match, where there is nothing that it could name
 │   ├── NoCanary         no task is tried, or another one
 │   ├── CanaryRunning    a task is tried already
 │   ├── NoCanaryNodes    no node can try the task
@@ -126,6 +127,16 @@ class GenerationChanged(Refused):
         self.revision = revision
         self.current = current
         self.generation = generation
+
+
+class NothingToMatch(Refused):
+    """The request has an If-Match, and what it asks for has no ETag: to ignore it would be no guard."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Not done, since If-Match guards changes of one task (PATCH, DELETE, revert, move, requeue). "
+            'Leave it out; `next` and `finish` take {"task": …, "generation": …} as a guard.'
+        )
 
 
 class NoCanary(Refused):

@@ -11,6 +11,7 @@ from quart import Request, Response
 from quart_schema import document_response
 
 from hub.bodies import read_optional_message, read_query
+from hub.errors import NothingToMatch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,6 +57,15 @@ async def read_nothing(request: Request) -> None:
     """Refuse a query and a body that say something. Raises InvalidFields, MalformedBody."""
     read_query(request, NoQuery)
     await read_optional_message(request, NoBody)
+
+
+def refuse_vain_guard(request: Request) -> None:
+    """Raises NothingToMatch where a change is to be guarded by an If-Match that nobody would look at."""
+    rule = request.url_rule.rule if request.url_rule else ""
+    is_change = rule.startswith("/api/") and request.method not in ("GET", "HEAD", "OPTIONS")
+    is_looked_at = rule.startswith("/api/tasks/<name>")
+    if is_change and not is_looked_at and request.headers.get("If-Match", "*").strip() != "*":
+        raise NothingToMatch
 
 
 def answer(value: Any, status: int = 200) -> Response:

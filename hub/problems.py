@@ -29,6 +29,7 @@ REFUSALS: Mapping[type[Refused], tuple[int, str, str]] = {
     errors.TaskCompleted: (409, "task-completed", "The task is completed"),
     errors.NothingEarlier: (409, "nothing-earlier", "The task has no earlier definition"),
     errors.GenerationChanged: (412, "generation-changed", "The task has changed"),
+    errors.NothingToMatch: (412, "nothing-to-match", "If-Match guards nothing here"),
     errors.NoCanary: (409, "no-canary", "The task is not being tried"),
     errors.CanaryRunning: (409, "canary-running", "A task is being tried already"),
     errors.NoCanaryNodes: (409, "no-canary-nodes", "No node can try the task"),

@@ -192,6 +192,30 @@ async def test_of_two_operators_who_read_the_same_pending_task_one_changes_it(hu
     assert "GET /api/tasks/a" in problem["detail"]
 
 
+@pytest.mark.parametrize(
+    "act", ["next", "finish", "hold", "release", "promote", "abort", "", "nodes/drain", "nodes/n/stop"]
+)
+async def test_where_if_match_guards_nothing_what_is_sent_with_one_is_not_done(
+    hub: OperatedHub, act: str
+) -> None:
+    await hub.add("a", "b")
+    await hub.do("POST", "/api/tasks/next")
+    await hub.join("n")
+    path = f"/api/{act}" if act.startswith("nodes/") else f"/api/tasks/{act}".rstrip("/")
+    body = {"": {"name": "c", "image": "c:1"}, "nodes/drain": {"all": True}}.get(act)
+    before = await hub.tasks(), await hub.node("n")
+    assert await hub.refused("POST", path, body, If_Match='"1-of-long-ago"') == (412, "nothing-to-match")
+    assert (await hub.tasks(), await hub.node("n")) == before
+
+
+async def test_an_if_match_for_whatever_there_is_guards_nothing_and_is_taken_everywhere(
+    hub: OperatedHub,
+) -> None:
+    await hub.add("a")
+    await hub.do("POST", "/api/tasks/next", If_Match="*")
+    await hub.do("PATCH", "/api/tasks/a", {"memory": 64}, If_Match="*")
+
+
 async def test_a_revert_that_is_sent_again_goes_back_once(hub: OperatedHub) -> None:
     await hub.add("a")
     for memory in (64, 65):
