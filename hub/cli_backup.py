@@ -98,10 +98,11 @@ def accept_loss(group_path: Path | None, config_path: Path | None, yes: bool) ->
 
     with plain_errors((BackupError,)):
         _found, settings = _settings(config_path or group_path)
-        tell(asyncio.run(see_rest(settings)))
+        rest = asyncio.run(see_rest(settings))
+        tell(rest)
         if not yes and not click.confirm("Go on with that?"):
             raise BackupError("nothing has changed")
-        asyncio.run(accept_rest(settings))
+        asyncio.run(accept_rest(settings, rest))
         click.echo("hubs that run take it within seconds")
 
 

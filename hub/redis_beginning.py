@@ -87,7 +87,9 @@ return 1
 """
 
 _BEGIN = """
-local at, how, schema, head, version, random, lost = unpack(ARGV)
+local at, how, schema, head, version, random, lost, list, access = unpack(ARGV)
+local now = redis.call('HMGET', state, 'list', 'access')
+if (now[1] or '') ~= list or (now[2] or '') ~= access then return '' end
 local _, wall = read_clock(at)
 local epoch = new_epoch(wall, random)
 if how == 'empty' then
@@ -124,5 +126,6 @@ REFUSE = make_script(_REFUSE, "allow-oom")
 by now."""
 
 BEGIN = make_script(_COMMON + _BEGIN, "allow-oom")
-"""at, how, schema, head, version, random text, why hubs still refuse it, or empty → the epoch that begins.
+"""at, how, schema, head, version, random text, why hubs still refuse it, or empty, versions of list and keys
+that were looked at → the epoch that begins, or nothing, and nothing has changed, if they are others by now.
 `how`: `empty` drops all that there is, `kept` keeps what is of use with this list, `as it is` all of it."""

@@ -14,14 +14,20 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from gridcore import config
 from gridcore.protocol import TaskDefinition
+from hub import redis_repair, token_operations
+from hub.backup import BackupError
+from hub.contents import Contents, read_store
 from hub.errors import OutcomeUnknown, StoreFull, StoreUnavailable
 from hub.events import EventQuery
 from hub.journal_sqlite import SqliteJournal, open_sqlite
 from hub.operations import add_task, start_next
 from hub.redis_url import parse_redis
+from hub.settings import HubSettings
+from hub.store import Store
 from hub.store_redis import RedisStore, open_redis
-from hub.tasklist import TaskList
+from hub.tasklist import TaskList, TaskStatus
 from tests.integration.hub_process import HubProcess, environment
 from tests.integration.many_hubs import Caller, Hubs, Node, eventually, task_names
 from tests.servers.redis_sentinels import SERVICE, RedisSentinels
@@ -145,6 +151,56 @@ def test_a_backup_is_restored_under_hubs_that_lost_their_state(
     eventually(lambda: node.generation != generation, "the node follows", 5)
     assert here.get("/api/nodes/n").status == 200
     assert there.post("/gridnode/heartbeat", BEAT).json["known"]
+
+
+async def test_what_is_acknowledged_while_a_restore_begins_is_not_dropped(
+    tmp_path: Path, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = parse_redis(server.url)
+    assert target is not None
+    hub = await open_redis(target)
+
+    async def read_and_be_late(store: Store) -> Contents:
+        contents = await read_store(store)
+        await hub.run(add_task(TaskDefinition(name="acknowledged", image="x:1")))
+        return contents
+
+    empty_backup = await read_store(hub)
+    monkeypatch.setattr(redis_repair, "read_store", read_and_be_late)
+    with pytest.raises(BackupError, match="changed meanwhile"):
+        await redis_repair.restore_redis(target, empty_backup)
+    assert [task.name for task in (await hub.tasks()).tasks] == ["acknowledged"]
+    await hub.close()
+
+
+@pytest.mark.parametrize("change", ["flushed", "added", "key"])
+async def test_only_what_was_seen_is_accepted(tmp_path: Path, server: RedisServer, change: str) -> None:
+    target = parse_redis(server.url)
+    assert target is not None
+    hub = await open_redis(target)
+    await hub.run(add_task(TaskDefinition(name="a", image="x:1")))
+    path = tmp_path / "computehub.toml"
+    path.write_text(f'token = "an-example-secret-of-some-length"\nstate = "{server.url}"\n')
+    settings = config.load(HubSettings, path, {})
+    seen = await redis_repair.see_rest(settings)
+    async with redis_repair.open_for_repair(target) as store:
+        rest = await redis_repair.look_at_rest(store)
+        if change == "flushed":
+            await hub.close()
+            empty(server)
+        elif change == "added":
+            await hub.run(add_task(TaskDefinition(name="acknowledged", image="x:1")))
+        else:
+            await hub.run(token_operations.rotate_key())
+        # Seen long ago, and a moment ago.
+        with pytest.raises(BackupError, match="changed meanwhile"):
+            await redis_repair.accept_rest(settings, seen)
+        with pytest.raises(BackupError, match="changed meanwhile"):
+            await redis_repair.accept(store, rest)
+    if change != "flushed":
+        assert (await hub.tasks()).named(TaskStatus.PENDING)[0] == "a"
+        assert len((await hub.tasks()).tasks) == (2 if change == "added" else 1)
+        await hub.close()
 
 
 @pytest.mark.parametrize("version", ["1.smaller", "4.other-part"])
