@@ -73,9 +73,9 @@ class Record:
         table = Table(title="After each fault, until everything held again")
         table.add_column("fault", no_wrap=True)
         table.add_column("times", justify="right")
-        table.add_column("recovered within: min / median / max s", justify="right", no_wrap=True)
-        table.add_column("items lost", justify="right")
-        table.add_column("violations", justify="right")
+        table.add_column("recovered within s:\nmin / median / max", justify="right", no_wrap=True)
+        table.add_column("items\nlost", justify="right", no_wrap=True)
+        table.add_column("invariants\nviolated", justify="right", no_wrap=True)
         for row in self.rows():
             table.add_row(*row, style="red" if row[-1] != "0" else "")
         return table
