@@ -328,8 +328,8 @@ class StateLost(StoreUnavailable):
     The first text says why, the second what to do.
     """
 
-    retry_after = 30
-    """Seconds: it takes a person."""
+    retry_after = 10
+    """Seconds: it takes a person, and then the fleet should hear of it soon."""
 
     def __init__(self, why: str, do: str) -> None:
         super().__init__(why, do)

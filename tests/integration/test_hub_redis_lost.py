@@ -113,7 +113,7 @@ def test_an_empty_redis_is_not_believed(
         assert (answer.status, answer.json["type"].rpartition(":")[2]) == (503, "state-lost"), path
         assert "computehub restore" in answer.json["detail"]
         assert "computehub accept-loss" in answer.json["detail"]
-        assert answer.headers["Retry-After"] == "30"
+        assert answer.headers["Retry-After"] == "10"
     assert caller.ask("GET", "/health").status == 200
     assert b"gridcore_state_lost 1.0" in caller.ask("GET", "/metrics").body
     caller.close()
