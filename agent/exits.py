@@ -20,6 +20,8 @@ _BAD_FORMAT = "exec format error"
 _FILE_TOO_LARGE = 128 + 25
 """SIGXFSZ: a file grew beyond the limit."""
 SIGKILLED = 128 + 9
+_LAST_SIGNAL = 64
+"""What exits with more was not killed: 255 is a program's own -1."""
 INTERRUPTED = (137, 143, 255)
 """Exit codes of containers that went down with the engine or the machine."""
 
@@ -79,7 +81,7 @@ def _failure(container: Container, log_tail: bytes, kernel: Word) -> Exit:
         return Exit("disk", "wrote a file larger than the limit", True)
     if container.error:
         return Exit("failed", f"exit code {code}: {container.error}", True)
-    if code > 128:
+    if 128 < code <= 128 + _LAST_SIGNAL:
         return Exit("failed", f"exit code {code} (killed by signal {code - 128})", True)
     return Exit("failed", f"exit code {code}", True)
 

@@ -224,7 +224,8 @@ def _connect(url: str, connect_time: float, look_time: float) -> Redis:
         **given,
         socket_connect_timeout=connect_time,
         socket_timeout=look_time,
-        retry=Retry(NoBackoff(), 0),
+        # Once more over a new connection: this one may have been closed while nobody looked.
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.exceptions.ConnectionError,)),
         single_connection_client=True,
         protocol=2,  # old servers know no other
         redis_connect_func=_meet,

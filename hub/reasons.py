@@ -38,6 +38,13 @@ ANSWERS: tuple[tuple[type[Exception], str], ...] = (
 )
 """What a Redis says."""
 
+CODES = {
+    "MISCONF": "it cannot save to its disk, and takes no changes until it can (see that disk, and its log)",
+    "NOREPLICAS": "it takes no changes while so few replicas follow it (min-replicas-to-write)",
+    "BUSY": "somebody's script runs in it for too long (SCRIPT KILL ends it)",
+}
+"""The same where there is no class: by Redis' code, which is the first word."""
+
 
 def reason_of(error: BaseException) -> str:
     """Why it failed, in some words that go after a name and a colon."""
@@ -59,7 +66,8 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, exceptions.RedisClusterException):
         return "no node of the cluster answers"
     if isinstance(error, exceptions.ResponseError):
-        return f"it answers: {_cut(str(error))}"
+        text = str(error)
+        return CODES.get(text.partition(" ")[0]) or f"it answers: {_cut(text)}"
     if isinstance(error, exceptions.ConnectionError | OSError | EOFError):
         return "no connection, or it was lost"
     return type(error).__name__

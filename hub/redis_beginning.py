@@ -28,6 +28,11 @@ local function new_epoch(wall, random)
   return string.format('%.0f.', number) .. random
 end
 
+local function is_whole()
+  local kept = redis.call('HMGET', state, 'list', 'head')
+  return kept[1] and kept[2]
+end
+
 local function put_beginning(schema, head, version, epoch, began, wall)
   redis.call('HSET', state, 'schema', schema, 'head', head, 'list', version, 'access', '0', 'joins', 0,
     'clock', 0, 'ticked', text(wall), 'grace', 0, 'epoch', epoch, 'began', began)
@@ -35,7 +40,7 @@ end
 """
 
 _OPEN = """
-local at, hub, schema, head, version, random, begins = unpack(ARGV)
+local at, hub = unpack(ARGV)
 
 -- All that a hub does in a script or beside one, and that a login may lack.
 local needed = {
@@ -60,21 +65,29 @@ for _, command in ipairs(needed) do
 end
 if #refused > 0 then return {refused} end
 
-local clock, wall = read_clock(at)
-local kept = redis.call('HMGET', state, 'list', 'head', 'lost', 'epoch')
+local clock = read_clock(at)
 local gone = ''
-if kept[1] and kept[2] then
+if is_whole() then
   gone = missing()
-  if not kept[4] then redis.call('HSET', state, 'epoch', new_epoch(wall, random)) end
 elseif redis.call('EXISTS', unpack(names)) > 0 then
   gone = 'the list of tasks'
-elseif begins == '1' and not kept[3] then
-  put_beginning(schema, head, version, new_epoch(wall, random), 'first', wall)
-  tell({by = hub, wake = {}, list = true})
 end
 local found = redis.call('HMGET', state, 'schema', 'epoch', 'began', 'lost', 'list', 'access')
 for place = 1, 6 do found[place] = found[place] or '' end
 return {refused, found, text(clock), gone}
+"""
+
+_FOUND = """
+local at, hub, schema, head, version, random = unpack(ARGV)
+local _, wall = read_clock(at)
+local kept = redis.call('HMGET', state, 'epoch', 'lost')
+if is_whole() then
+  if not kept[1] then redis.call('HSET', state, 'epoch', new_epoch(wall, random)) end
+elseif redis.call('EXISTS', unpack(names)) == 0 and not kept[2] then
+  put_beginning(schema, head, version, new_epoch(wall, random), 'first', wall)
+  tell({by = hub, wake = {}, list = true})
+end
+return 1
 """
 
 _REFUSE = """
@@ -116,10 +129,13 @@ tell({by = '', wake = {}, list = true, access = true})
 return epoch
 """
 
-OPEN = make_script(_COMMON + _OPEN, "allow-oom")
-"""at, hub, schema, head and version of an empty list, random text for an epoch, 1 to begin where there is
-nothing → [what the login may not do]; and, if that is nothing, [schema, epoch, how it began, why it is
-refused, versions of list and keys], clock, what is gone. A state of an older GridCore is given an epoch."""
+OPEN = make_script(_COMMON + _OPEN, "no-writes")
+"""at, hub → [what the login may not do]; and, if that is nothing, [schema, epoch, how it began, why it is
+refused, versions of list and keys], clock, what is gone. Also where Redis takes no changes now."""
+
+FOUND = make_script(_COMMON + _FOUND, "allow-oom")
+"""at, hub, schema, head and version of an empty list, random text for an epoch → 1: there is a state now, if
+none is missed; one of an older GridCore has been given an epoch."""
 
 REFUSE = make_script(_REFUSE, "allow-oom")
 """hub, list version, why, epoch that is known → 1: from now on every hub refuses it; 0 if it is another one

@@ -23,7 +23,7 @@ from redis.asyncio import Connection, SSLConnection
 from gridcore.errors import ConfigError
 from hub.errors import OutcomeUnknown, StateLost, StoreAway, StoreFull, StoreUnavailable
 from hub.reasons import cause_of, reason_of
-from hub.redis_beginning import BEGIN, OPEN, REFUSE
+from hub.redis_beginning import BEGIN, FOUND, OPEN, REFUSE
 from hub.redis_conditions import RedisConditions
 from hub.redis_place import FAILURES, RIGHTS, Place, find_place
 from hub.redis_script import ANSWER, ASK, READ, SWEEP, TOUCH
@@ -59,7 +59,7 @@ REFUSALS = ("MISCONF ", "NOREPLICAS ", "READONLY ", "BUSY ")
 FULL = ("OOM ", "command not allowed when used memory")
 """Answers that say that nothing was done: Redis' codes, their first word, where there is no class."""
 
-SCRIPTS = (OPEN, REFUSE, BEGIN, READ, WRITE, WRITE_ANYWAY, TOUCH, SWEEP, ASK, ANSWER)
+SCRIPTS = (OPEN, FOUND, REFUSE, BEGIN, READ, WRITE, WRITE_ANYWAY, TOUCH, SWEEP, ASK, ANSWER)
 
 Command = tuple[Any, ...]
 Redis = Connection | SSLConnection
@@ -139,7 +139,7 @@ class RedisLink:
         connection, is_sent = None, False
         try:
             async with asyncio.timeout(DEADLINE), self._calls:
-                connection = self._idle.pop() if self._idle else await self._connect()
+                connection = await self._take()
                 is_sent = True
                 await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
                 answers = [await _read(connection) for _ in commands]
@@ -246,6 +246,16 @@ class RedisLink:
         self._trouble = error if isinstance(error, StoreUnavailable) else StoreAway(str(error))
         self.conditions.fails(error)
 
+    async def _take(self) -> Redis:
+        """A connection that nobody closed while it lay idle, as a Redis with a `timeout` and what is in
+        between do: with such a one a call would be lost, and the session."""
+        while self._idle:
+            connection = self._idle.pop()
+            if await _is_open(connection):
+                return connection
+            await _drop(connection)
+        return await self._connect()
+
     async def _connect(self) -> Redis:
         if self._place is None:
             raise copy(self._trouble)
@@ -312,6 +322,15 @@ async def _read(connection: Redis) -> Any:
         return await connection.read_response()
     except exceptions.ResponseError as error:
         return error
+
+
+async def _is_open(connection: Redis) -> bool:
+    """Whether an idle connection has not been closed, nor has anything to read."""
+    look = getattr(connection, "can_read", None) or connection.can_read_destructive  # before redis-py 8
+    try:
+        return not await look()
+    except exceptions.ConnectionError:
+        return False
 
 
 async def _drop(connection: Redis | None) -> None:

@@ -27,7 +27,7 @@ from hub.batcher import Batcher
 from hub.errors import StateLost
 from hub.events import HUB, Event
 from hub.observed import Instant
-from hub.redis_beginning import OPEN, REFUSE, SCHEMA_VERSION
+from hub.redis_beginning import FOUND, OPEN, REFUSE, SCHEMA_VERSION
 from hub.redis_link import Command, RedisLink
 from hub.redis_place import RIGHTS
 from hub.redis_rows import (
@@ -199,7 +199,10 @@ class Sight:
     # --- The link's session --------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        self.found = found = await self._open()
+        found = await self._open()
+        if found.standing.list_version and not found.standing.epoch:
+            found = await self._found()
+        self.found = found
         if self.repairs:
             self.epoch = found.standing.epoch
             with suppress(StateLost):
@@ -215,7 +218,7 @@ class Sight:
         if judgement.verdict is Verdict.REFUSE:
             raise await self._refuse(found, judgement)
         if judgement.verdict is Verdict.BEGIN:
-            await self._open(begins=True)
+            await self._found()
         if judgement.verdict is Verdict.WRITE_AGAIN:
             await self._write_again()
         before = self.known.tasks, self._notices
@@ -224,14 +227,9 @@ class Sight:
         if before != (self.known.tasks, self._notices):
             self._wake_all()
 
-    async def _open(self, *, begins: bool = False) -> Found:
+    async def _open(self) -> Found:
         """What there is. Raises ConfigError where the login, or this version, is not fit for it."""
-        head = json.dumps({**codec.dump_head(self._empty), "order": []})
-        first = f"1.{self.hub_id}"
-        about = (SCHEMA_VERSION, head, first, secrets.token_hex(8), int(begins))
-        ((refused, *rest),) = await self.link.ask(
-            self.script(OPEN, self.at, self.hub_id, *about), changes=True
-        )
+        ((refused, *rest),) = await self.link.ask(self.script(OPEN, self.at, self.hub_id))
         if refused:
             raise ConfigError(f"state: the login may not do what a hub does: {', '.join(refused)}. {RIGHTS}")
         (schema, epoch, began, lost, version, access), clock, missing = rest
@@ -240,9 +238,18 @@ class Sight:
                 f"state: what is in Redis was written by a newer GridCore (schema {schema}, this one knows "
                 f"{SCHEMA_VERSION}); install that version again"
             )
-        if begins and version == first:
-            log.warning("there was no state in Redis: the hub begins with no tasks and no nodes")
         return Found(Standing(epoch, version, access, float(clock)), began, lost, missing)
+
+    async def _found(self) -> Found:
+        """See that there is a state, and that it has an epoch; then what there is."""
+        head = json.dumps({**codec.dump_head(self._empty), "order": []})
+        first = f"1.{self.hub_id}"
+        about = (SCHEMA_VERSION, head, first, secrets.token_hex(8))
+        await self.link.ask(self.script(FOUND, self.at, self.hub_id, *about), changes=True)
+        found = await self._open()
+        if found.standing.list_version == first:
+            log.warning("there was no state in Redis: the hub begins with no tasks and no nodes")
+        return found
 
     async def _refuse(self, found: Found, judgement: Judgement) -> StateLost:
         """Tell other hubs, who may not know better, and what to say of it."""

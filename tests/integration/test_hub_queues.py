@@ -65,6 +65,18 @@ async def test_one_connection_serves_both_queues_again_and_again(
     assert (await look(eyes, server.url)).items == 0, "and it looks again when it is asked"
 
 
+async def test_a_connection_that_the_redis_closed_between_two_looks_is_made_anew(
+    server: RedisServer, eyes: QueueEyes
+) -> None:
+    with server.client() as client:
+        client.flushdb()
+        client.lpush("q", "x", "y")
+        for _ in range(3):
+            assert await look(eyes, server.url) == Length(2)
+            (mine,) = [entry for entry in client.client_list() if entry["name"] == "computehub"]
+            client.client_kill_filter(_id=mine["id"])
+
+
 async def test_a_wrong_password_is_unknown_and_stands_nowhere(server: RedisServer, eyes: QueueEyes) -> None:
     seen = await look(eyes, server.url.replace(PASSWORD, "wrong-password"))
     assert seen.items is None

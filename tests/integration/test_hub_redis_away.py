@@ -38,6 +38,23 @@ def is_up(hub: HubProcess) -> bool:
     return hub.get("/api/tasks").status == 200
 
 
+def test_connections_that_redis_closed_while_they_lay_idle_cost_no_request(
+    tmp_path: Path, resources: ExitStack
+) -> None:
+    """A Redis with a `timeout` does so, and what may stand in between."""
+    server = resources.enter_context(RedisServer(tmp_path / "redis"))
+    hub = hub_on(resources, tmp_path, server.url)
+    assert hub.post("/api/tasks", {"name": "first", "image": "x:1"}).status == 201
+    with server.client() as client:
+        for name in ("a", "b", "c"):
+            for entry in client.client_list():
+                if entry["name"] and entry["id"] != str(client.client_id()):
+                    client.client_kill_filter(_id=entry["id"])
+            asked = [hub.post("/api/tasks", {"name": name, "image": "x:1"}), hub.get("/api/nodes")]
+            assert [answer.status for answer in asked] == [201, 200]
+    assert "away" not in hub.log
+
+
 # --- A Redis that goes away --------------------------------------------------------------------------------
 
 

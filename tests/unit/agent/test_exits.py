@@ -21,6 +21,8 @@ NOBODY = Circumstances()
         (0, "finished", "finished"),
         (3, "failed", "exit code 3"),
         (139, "failed", "exit code 139 (killed by signal 11)"),
+        (192, "failed", "exit code 192 (killed by signal 64)"),
+        (255, "failed", "exit code 255"),
         (153, "disk", "wrote a file larger than the limit"),
     ],
 )
