@@ -121,6 +121,13 @@ elseif how == 'kept' then
     redis.call('DEL', P .. 'tokens', P .. 'revoked')
     redis.call('HSET', state, 'access', '0')
   end
+  local listed = {}
+  for _, name in ipairs(cjson.decode(head).order) do listed[name] = true end
+  local tasks = redis.call('HGETALL', P .. 'tasks')
+  for place = 1, #tasks, 2 do
+    if not listed[tasks[place]] then redis.call('HDEL', P .. 'tasks', tasks[place]) end
+  end
+  if not string.match(access, '^%d+') then redis.call('HSET', state, 'access', '1.' .. random) end
   redis.call('HSET', state, 'head', head, 'list', version)
 end
 redis.call('HSET', state, 'epoch', epoch, 'began', 'purpose')

@@ -9,6 +9,7 @@ from typing import Any
 
 from hub import codec
 from hub.events import EventQuery, Recorded
+from hub.redis_rows import DAMAGED
 
 AT_ONCE = 500
 """Events that one answer of Redis holds at most."""
@@ -26,7 +27,10 @@ async def read_events(
         command = "XREVRANGE" if query.after is None else "XRANGE"
         (rows,) = await call((command, key, *span, "COUNT", AT_ONCE))
         for place, (_field, text) in rows:
-            event = codec.load_event(json.loads(text))
+            try:
+                event = codec.load_event(json.loads(text))
+            except DAMAGED:  # costs itself alone
+                continue
             if query.takes(event):
                 found.append(Recorded(place, event))
         span = (f"({rows[-1][0]}", span[1]) if len(rows) == AT_ONCE else None

@@ -19,14 +19,14 @@ from hub.backup import BackupError
 from hub.contents import Contents, carry_over, fill, read_store
 from hub.errors import StoreUnavailable
 from hub.redis_beginning import BEGIN, SCHEMA_VERSION
-from hub.redis_rows import next_version, order_of
+from hub.redis_rows import DAMAGED, next_version, order_of
 from hub.redis_succession import Found, Standing
 from hub.redis_url import RedisTarget
 from hub.settings import HubSettings
 from hub.state import EVERYONE, Change, Moment, Operation, Outcome, View
 from hub.store_local import new_entropy
 from hub.store_redis import RedisStore, open_redis
-from hub.tasklist import TaskList
+from hub.tasklist import Task, TaskList
 
 CHANGED = "state: what Redis holds has changed meanwhile, and nothing was done to it: look at it again"
 UNDER_WAY = "a backup is being restored, or that was broken off"
@@ -66,9 +66,13 @@ async def look_at_rest(store: RedisStore) -> Rest:
     head, texts, nodes = answers
     if head is None or not found.standing.list_version:
         return Rest(None, nodes, found.missing or "everything", found.standing)
-    values = json.loads(head)
-    tasks = {task.name: task for task in (codec.load_task(json.loads(text)) for text in texts)}
-    order = dict(zip(values["order"], values.get("revisions") or values["order"], strict=False))
+    tasks = {task.name: task for task in filter(None, map(_read_task, texts))}
+    try:
+        values = json.loads(head)
+        order = dict(zip(values["order"], values.get("revisions") or values["order"], strict=False))
+        codec.load_list(values, ())
+    except DAMAGED:
+        return Rest(None, nodes, "the list of tasks", found.standing)
     kept = (replace(tasks[name], revision=revision) for name, revision in order.items() if name in tasks)
     whole = codec.load_list(values, tuple(kept))
     if len(whole.tasks) == len(order):
@@ -77,6 +81,14 @@ async def look_at_rest(store: RedisStore) -> Rest:
     anew = replace(whole, canary=tried)
     anew = replace(anew, revision=anew.fresh_revision(new_entropy()))
     return Rest(anew, nodes, "some tasks of the list", found.standing)
+
+
+def _read_task(text: str) -> Task | None:
+    """None where it is damaged, which is as if it were gone."""
+    try:
+        return codec.load_task(json.loads(text))
+    except DAMAGED:
+        return None
 
 
 async def see_rest(settings: HubSettings) -> Rest:

@@ -7,6 +7,7 @@ still so. Presence is not in a node's record: who is Online is a sorted set, whi
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,11 @@ from hub.state import Change, Mark, View
 from hub.tasklist import Task, TaskList
 
 Entry = dict[str, Any]
+
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, IndexError)
+"""What reading a value raises that no GridCore wrote."""
+
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -47,6 +53,8 @@ class Snapshot:
     rows: dict[str, Row]
     tokens: dict[str, str]
     marks: dict[str, str]
+    damaged: dict[str, tuple[str, Presence]] = field(default_factory=dict)
+    """Nodes of which nothing can be read, as if there were none: what Redis has, and where they stand."""
 
     @property
     def tasks(self) -> TaskList:
@@ -110,7 +118,11 @@ class Entries:
         known = snapshot.known
         self.tasks, self.list_version = known.tasks, known.list_version
         self.access_version = known.access_version
-        self._nodes = {node_id: (row.record, row.node) for node_id, row in snapshot.rows.items()}
+        self._nodes: dict[str, tuple[str, Node | None]] = {
+            node_id: (row.record, row.node) for node_id, row in snapshot.rows.items()
+        }
+        self._nodes |= {node_id: (record, None) for node_id, (record, _) in snapshot.damaged.items()}
+        self._damaged = {node_id: presence for node_id, (_, presence) in snapshot.damaged.items()}
         self._kept = {"tokens": dict(snapshot.tokens), "marks": dict(snapshot.marks)}
 
     def make(self, looked: Looking, change: Change, wake: str | None) -> Entry:
@@ -163,7 +175,7 @@ class Entries:
 
     def _node_now(self, node_id: str) -> Entry:
         record, node = self._nodes.get(node_id, ("", None))
-        presence = node.record.presence if node else Presence.OFFLINE
+        presence = node.record.presence if node else self._damaged.get(node_id, Presence.OFFLINE)
         return {"id": node_id, "was": record, "presence": presence}
 
     def _put_list(self, tasks: TaskList) -> Entry:
@@ -224,8 +236,14 @@ def next_version(version: str) -> str:
 
 
 def number_of(version: str) -> int:
-    """Of two versions of the same, the later one has the greater number."""
-    return int(version.partition(".")[0] or 0)
+    """Of two versions of the same, the later one has the greater number. What is no version has none: 0."""
+    number = version.partition(".")[0]
+    return int(number) if _NUMBER.fullmatch(number) else 0
+
+
+def is_version(text: str) -> bool:
+    """Whether it is one, or none yet."""
+    return not text or bool(_NUMBER.fullmatch(text.partition(".")[0]))
 
 
 def order_of(tasks: TaskList) -> dict[str, list[str]]:
@@ -254,12 +272,23 @@ def read_list(head: str, version: str, texts: list[str], kept: dict[str, Task]) 
     return codec.load_list(values, in_order, version)
 
 
-def read_row(row: list[Any]) -> tuple[str, Row]:
-    """A node's id, and the node."""
-    node_id, record, live, presence, heard, seen, nudge = row
+def read_rows(rows: list[list[Any]], known: Known, tokens: Any, marks: Any) -> Snapshot:
+    """A View of these nodes, tokens and marks. A node that is damaged costs itself alone."""
+    snapshot = Snapshot(known, {}, dict(tokens), dict(marks))
+    for row in rows:
+        node_id, record, _, presence, *_ = row
+        try:
+            snapshot.rows[node_id] = _read_row(row)
+        except DAMAGED:
+            snapshot.damaged[node_id] = record, Presence(presence)
+    return snapshot
+
+
+def _read_row(row: list[Any]) -> Row:
+    _, record, live, presence, heard, seen, nudge = row
     loaded = replace(codec.load_record(json.loads(record)), presence=Presence(presence))
     reported = {**json.loads(live), "last_seen": float(seen)}
-    return node_id, Row(record, Node(loaded, codec.load_live(reported, float(heard), nudged=not nudge)))
+    return Row(record, Node(loaded, codec.load_live(reported, float(heard), nudged=not nudge)))
 
 
 def read_access(keys: list[str], revoked: list[str]) -> Access:

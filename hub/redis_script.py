@@ -50,10 +50,10 @@ local function read_clock(at)
     wall = now[1] + now[2] / 1000000
   end
   local kept = redis.call('HMGET', state, 'clock', 'ticked')
-  local passed = wall - (kept[2] or wall)
+  local passed = wall - (tonumber(kept[2]) or wall)
   local is_gap = math.abs(passed) > MOST_PASSED
   passed = math.max(0, math.min(passed, MOST_PASSED))
-  return (kept[1] or 0) + passed, wall, is_gap
+  return (tonumber(kept[1]) or 0) + passed, wall, is_gap
 end
 
 local function text(number) return string.format('%.6f', number) end

@@ -31,16 +31,18 @@ from hub.redis_beginning import FOUND, OPEN, REFUSE, SCHEMA_VERSION
 from hub.redis_link import Command, RedisLink
 from hub.redis_place import RIGHTS
 from hub.redis_rows import (
+    DAMAGED,
     Entries,
     Entry,
     Known,
     Looking,
     Snapshot,
+    is_version,
     next_version,
     number_of,
     read_access,
     read_list,
-    read_row,
+    read_rows,
 )
 from hub.redis_script import READ, Script
 from hub.redis_succession import Found, Judgement, Standing, Verdict, judge
@@ -166,17 +168,24 @@ class Sight:
         rows, token_texts, mark_texts, epoch, lost, missing, count = found
         if version is None or missing or (lost and not self.repairs):
             raise self._lose(lost or f"a part of what Redis kept is gone: {missing or 'the list of tasks'}")
-        if head is not None:
-            try:
+        if not all(map(is_version, (version, access_version, epoch))):
+            raise self._lose("what Redis kept is damaged: a version")
+        try:
+            if head is not None:
                 read.list_version, read.tasks = version, read_list(head, version, tasks, self._kept_tasks)
-            except KeyError:
-                raise self._lose("a part of what Redis kept is gone: tasks of the list") from None
+        except KeyError:
+            raise self._lose("a part of what Redis kept is gone: tasks of the list") from None
+        except DAMAGED:
+            raise self._lose("what Redis kept is damaged: the list of tasks") from None
         if count != len(read.tasks.tasks):
             raise self._lose("a part of what Redis kept is gone: tasks of the list")
-        if keys is not None:
-            read.access_version, read.access = access_version, read_access(keys, revoked)
-        snapshot = Snapshot(read, dict(map(read_row, rows)), dict(token_texts), dict(mark_texts))
-        return snapshot, Instant(float(clock), float(wall), float(since)), int(notices or 0), epoch
+        try:
+            if keys is not None:
+                read.access_version, read.access = access_version, read_access(keys, revoked)
+            now, told = Instant(float(clock), float(wall), float(since)), int(notices or 0)
+        except DAMAGED:
+            raise self._lose("what Redis kept is damaged: signing keys, or what it counts") from None
+        return read_rows(rows, read, token_texts, mark_texts), now, told, epoch
 
     def _insist(self, before: Standing, there: Standing) -> None:
         """Raises StateLost: on one and the same server, this does not follow what was there before."""

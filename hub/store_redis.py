@@ -24,7 +24,7 @@ from hub.errors import OutcomeUnknown, StoreAway, StoreFull, StoreUnavailable, U
 from hub.events import HUB, NODES_NAMED, Actor, Event, EventQuery, Recorded, name_nodes
 from hub.operations import Swept
 from hub.redis_events import read_events
-from hub.redis_rows import Entries, Entry, Looking
+from hub.redis_rows import DAMAGED, Entries, Entry, Looking
 from hub.redis_script import SWEEP, TOUCH
 from hub.redis_sight import Sight
 from hub.redis_url import RedisTarget
@@ -164,7 +164,10 @@ class RedisStore:
 
     async def tokens(self) -> Sequence[TokenRecord]:
         (texts,) = await self._link.call(("HVALS", self.sight.key("tokens")))
-        tokens = [codec.load_token(json.loads(text)) for text in texts]
+        tokens = []
+        for text in texts:
+            with suppress(*DAMAGED):  # costs itself alone
+                tokens.append(codec.load_token(json.loads(text)))
         return sorted(tokens, key=lambda token: (token.created, token.id))
 
     async def events(self, query: EventQuery) -> Sequence[Recorded]:

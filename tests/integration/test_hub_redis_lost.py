@@ -243,6 +243,52 @@ def test_a_redis_that_dropped_a_part_is_not_believed_and_can_be_mended(
     assert there.post("/api/tasks/next").status == 200
 
 
+@pytest.mark.parametrize(
+    ("place", "field", "names"),
+    [
+        ("state", "head", []),
+        ("state", "list", ["a", "b"]),
+        ("state", "access", ["a", "b"]),
+        ("state", "epoch", ["a", "b"]),
+        ("tasks", "b", ["a"]),
+    ],
+)
+def test_a_state_that_cannot_be_read_ends_no_hub_and_can_be_mended(
+    tmp_path: Path, resources: ExitStack, server: RedisServer, place: str, field: str, names: list[str]
+) -> None:
+    here, there, node = fleet(tmp_path, resources, server)
+    assert there.post("/api/tokens", {"role": "viewer", "ttl": 3600, "name": "v"}).status == 201
+    with server.client() as client:
+        client.hset(STATE, "list", "999.x")
+        client.hset(f"{{gridcore}}:{place}", field, "{nonsense")
+    eventually(lambda: is_lost(here) and is_lost(there), "both hubs say that it cannot be read")
+    there.stop()
+    there.start()
+    assert is_lost(there)
+    assert len(node.generations) == 1
+    command(there, "accept-loss", "--yes")
+    eventually(lambda: not is_lost(here) and not is_lost(there), "both hubs go on")
+    assert task_names(here.get("/api/tasks")) == names
+    assert here.post("/api/tasks", {"name": "c", "image": "x:1"}).status == 201
+    assert "Traceback" not in here.log + there.log
+
+
+@pytest.mark.parametrize("kept", ["nodes", "live"])
+def test_a_node_that_cannot_be_read_costs_itself_alone_and_registers_anew(
+    tmp_path: Path, resources: ExitStack, server: RedisServer, kept: str
+) -> None:
+    here, there, _node = fleet(tmp_path, resources, server)
+    assert here.post("/gridnode/register", {"node_id": "other", **FACTS}).status == 200
+    with server.client() as client:
+        client.hset(f"{{gridcore}}:{kept}", "n", "{nonsense")
+    assert [node["id"] for node in there.get("/api/nodes").json] == ["other"]
+    assert there.get("/metrics").status == 200
+    assert here.post("/gridnode/heartbeat", BEAT).json["known"] is False
+    assert here.post("/gridnode/register", {"node_id": "n", **FACTS}).status == 200
+    assert there.post("/gridnode/heartbeat", BEAT).json["known"] is True
+    assert {node["id"] for node in there.get("/api/nodes").json} == {"n", "other"}
+
+
 def test_a_half_of_a_beginning_is_completed(
     tmp_path: Path, resources: ExitStack, server: RedisServer
 ) -> None:
