@@ -276,7 +276,8 @@ def _run(settings: Settings, path: Path) -> None:
     if settings.token_warning:
         structlog.get_logger().warning(settings.token_warning)
     # systemd's watchdog ends a hung agent with SIGABRT: where it hung then stands in the journal.
-    faulthandler.enable()
+    if sys.stderr is not None:  # as mypy does not know: without a standard error there is none
+        faulthandler.enable()
     with only_agent(path, settings):
         try:
             code = asyncio.run(Service(settings, path).run())

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
+
 from hub.condition import Condition
 from hub.errors import StateLost, StoreUnavailable
+
+log = structlog.get_logger()
 
 
 class StateFile:
@@ -23,9 +27,14 @@ class StateFile:
             level="error",
         )
 
-    def opened(self) -> None:
-        """It is open now. Raises OSError."""
+    def opened(self, *, is_new: bool = False) -> None:
+        """It is open now; `is_new`: nothing was in it. Raises OSError."""
         self._identity = self._look()
+        if is_new:  # a first start, or a file that was emptied or is not where it was
+            log.warning(
+                "there was no state in the file: the hub begins with no tasks and no nodes",
+                file=str(self._path),
+            )
 
     @contextmanager
     def writing(self) -> Iterator[None]:

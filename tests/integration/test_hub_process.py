@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.hub_process import TOKEN, HubProcess, environment
+from tests.integration.many_hubs import eventually
 
 FIRST_SCHEMA = """
 CREATE TABLE list (revision TEXT NOT NULL);
@@ -360,3 +361,26 @@ def test_a_hub_takes_as_many_connections_as_it_may(tmp_path: Path) -> None:
 def test_a_hub_that_tells_nobody_carries_no_http_client() -> None:
     code = "import sys, hub.cli, hub.serve; sys.exit('aiohttp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_a_hub_says_when_it_begins_with_nothing_so_that_an_emptied_file_is_seen(hub: HubProcess) -> None:
+    told = "there was no state in the file: the hub begins with no tasks and no nodes"
+    hub.start()
+    assert hub.log.count(told) == 1
+    assert hub.post("/api/tasks", {"name": "t", "image": "x:1"}).status == 201
+    assert hub.stop() == 0
+    hub.start()
+    assert hub.log.count(told) == 1, "it goes on with what there is"
+    assert hub.stop() == 0
+    hub.database.write_bytes(b"")
+    hub.start()
+    assert hub.log.count(told) == 2
+
+
+def test_a_log_on_a_full_disk_ends_no_hub(hub: HubProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_log", Path("/dev/full"))
+    hub.spawn()
+    assert hub.process is not None
+    eventually(lambda: hub.get("/health").status == 200, "it answers")
+    assert hub.post("/api/tasks", {"name": "t", "image": "x:1"}).status == 201
+    assert hub.stop() == 0
