@@ -78,6 +78,8 @@ def load(model: type[M], path: Path, env: Mapping[str, str] = os.environ) -> M:
         values: dict[str, Any] = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid TOML: nested too deeply") from None
     if model.model_config.get("extra") == "forbid":
         _refuse_misspelt(model, env)
     given = {
@@ -146,7 +148,7 @@ def _toml_value(text: str) -> Any:
     """`4` is a number and `[1]` a list, as in the file; what is not TOML is a string."""
     try:
         read = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
     return read["value"] if len(read) == 1 else text  # a line break in it would begin another key
 

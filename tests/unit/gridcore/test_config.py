@@ -69,6 +69,7 @@ def test_keys_that_are_no_text_are_read_as_in_the_file(file: Path) -> None:
         ({"TOKEN": "a\udcff"}, "IDM_GRIDCORE_TOKEN (environment): expected text in UTF-8"),
         ({"NODE_TOKEN_DAYS": "many"}, "IDM_GRIDCORE_NODE_TOKEN_DAYS (environment): node_token_days: "),
         ({"PREFETCH": "1\ntoken = 2"}, "IDM_GRIDCORE_PREFETCH (environment): prefetch: "),
+        ({"PREFETCH": "[" * 5_000}, "IDM_GRIDCORE_PREFETCH (environment): prefetch: "),
         ({"BIND": "8080"}, "IDM_GRIDCORE_BIND (environment): bind: expected HOST:PORT"),
         ({"TRUSTED_PROXIES": '["x"]'}, "IDM_GRIDCORE_TRUSTED_PROXIES (environment): trusted_proxies.0: "),
     ],
@@ -80,6 +81,12 @@ def test_what_is_wrong_with_a_variable_is_not_blamed_on_the_file(
         hub(file, **env)
     assert str(error.value).startswith(begin)
     assert str(file) not in str(error.value)
+
+
+def test_a_file_that_is_nested_too_deeply_is_told_as_one(file: Path) -> None:
+    file.write_text("notify = " + "[" * 5_000)
+    with pytest.raises(ConfigError, match=r"computehub\.toml: not valid TOML: nested too deeply"):
+        hub(file)
 
 
 def test_keys_that_do_not_fit_each_other_name_file_and_variable(file: Path) -> None:

@@ -28,6 +28,7 @@ PLACEHOLDER = "reads like a placeholder"
         ("Change.This.Secret.Token", PLACEHOLDER),
         ("changemeinproduction", PLACEHOLDER),
         ("<your-secret-token-here>", PLACEHOLDER),
+        ("YourTokenGoesHere12345", PLACEHOLDER),
         ("<token-of-our-cluster>", PLACEHOLDER),
         ("${GRIDCORE_TOKEN}", PLACEHOLDER),
         ("{{vault_gridcore_token}}", PLACEHOLDER),
