@@ -78,6 +78,17 @@ def test_a_node_that_has_joined_keeps_its_id_and_token_over_rollouts(render: Ren
     assert changed["parallelism"] == 3
 
 
+def test_a_node_goes_by_its_name_in_the_inventory_unless_it_is_told_another(render: Render) -> None:
+    def name(calls_itself: str, **variables: Any) -> Any:
+        text, _ = render(gridcore_token=SHARED, ansible_facts={"nodename": calls_itself}, **variables)
+        return tomllib.loads(text).get("hostname")
+
+    assert name("raspberrypi") == "node"
+    assert name("node") is None, "a copied disk would take the line along"
+    assert name("raspberrypi", gridcore_agent_hostname="pi-7") == "pi-7"
+    assert name("raspberrypi", gridcore_agent_hostname="") is None
+
+
 def test_a_shared_token_from_the_inventory_replaces_a_nodes_own(render: Render) -> None:
     now = f'server_url = "http://x"\nnode_id = "n1"\ntoken = "{OWN}"\njoin_token = "{JOIN}"\n'
     config = tomllib.loads(render(now, gridcore_token=SHARED)[0])
