@@ -174,11 +174,11 @@ def report_of(
 
 
 def _trouble(state: State) -> str | None:
-    """What went wrong last in a slot that has not run well since, or with the image that slots wait for."""
+    """What is wrong with the image that slots wait for; else with the last run of a slot that is not well."""
     slots = state.wanted.slots if state.wanted else ()
     errors = [state.memory[slot.instance].error for slot in slots if slot.instance in state.memory]
     image = state.image.error if state.image and idle_instances(state) else None
-    return next((e for e in errors if e), image)
+    return image or next((e for e in errors if e), None)
 
 
 def _slots(state: State, kept: Mapping[str, int], last: Callable[[int], Run | None]) -> Iterator[SlotReport]:

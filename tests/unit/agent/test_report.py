@@ -26,6 +26,8 @@ def test_running_idle_and_error_as_the_protocol_defines_them() -> None:
     assert (report_of(fetching, None).status, report_of(fetching, None).reason) == ("Error", "registry away")
     failed = State(wanted, (), 0.0, image=Image("one:1", "failed", 1, 9.0, "registry away"))
     assert report_of(failed, None).reason == "registry away"
+    gone = State(wanted, (), 0.0, {0: SlotMemory(error="it is fetched again")}, image=failed.image)
+    assert report_of(gone, None).reason == "registry away", "what slots wait for now, not what was before"
     away = report_of(State(wanted, (container,), 0.0, image=READY), EngineUnreachable("engine", "gone"))
     assert (away.status, away.reason, away.active_containers) == ("Error", "gone", 1)
 
