@@ -77,7 +77,8 @@ class HubLink:
         self._on_prefetch = on_prefetch
         self._read_log = read_log
         self._errands: set[asyncio.Task[None]] = set()
-        self._contact = Contact()
+        self.contact = Contact()
+        """Whether the hub answers, and since when it does not."""
         self._membership = Membership(settings, config, board)
         self._credentials = self._membership.credentials
         client.token = self._credentials.current
@@ -110,8 +111,8 @@ class HubLink:
         failures = 0
         await self._until(self._platform_known, self._finishing, timeout=ENGINE_HEAD_START)
         while not self._finishing.is_set():
-            if self._contact.pause:
-                await self._until(self._finishing, timeout=self._contact.pause)
+            if self.contact.pause:
+                await self._until(self._finishing, timeout=self.contact.pause)
                 continue
             try:
                 if not self._registered.is_set() and not self._told_to_stop:
@@ -134,8 +135,8 @@ class HubLink:
         while True:
             await self._registered.wait()
             await self._platform_known.wait()
-            if self._contact.pause:
-                await asyncio.sleep(self._contact.pause)
+            if self.contact.pause:
+                await asyncio.sleep(self.contact.pause)
                 continue
             platform, node_id = self._identity.platform, self.node_id
             if platform is None or node_id is None:
@@ -209,7 +210,7 @@ class HubLink:
         self._draining = answer.drain
         self._registered.set()
         self._registered_at = time.monotonic()
-        self._contact.find()
+        self.contact.find()
         log.info("registered", node_id=self.node_id, architecture=identity.architecture)
         self._apply()
 
@@ -225,7 +226,7 @@ class HubLink:
         self._board.news.clear()
         self._beat_now.clear()
         report, errors = self._board.report, self._board.take_errors()
-        was_away = self._contact.away is not None
+        was_away = self.contact.away is not None
         try:
             answer = await self._client.heartbeat(
                 HeartbeatRequest(
@@ -248,9 +249,9 @@ class HubLink:
                 if self._credentials.has_other:
                     self._registered.clear()
             raise
-        self._contact.find()
+        self.contact.find()
         if answer.known is not False:
-            self._contact.note_heartbeat()
+            self.contact.note_heartbeat()
         self._credentials.accept()
         if answer.token is not None:
             self._take(self.node_id, answer.token)
@@ -293,26 +294,6 @@ class HubLink:
         """What the hub calls this node; None before it has registered for the first time."""
         return self._membership.node_id
 
-    @property
-    def away(self) -> str | None:
-        """Why the hub does not answer; None while it does."""
-        return self._contact.away
-
-    @property
-    def away_kind(self) -> str | None:
-        """The same for programs: the `kind` of the `HubError`."""
-        return self._contact.kind
-
-    @property
-    def away_for(self) -> float | None:
-        """Seconds since the hub was last heard; None while it answers."""
-        return self._contact.away_for
-
-    @property
-    def heard(self) -> float | None:
-        """Seconds since the hub answered a heartbeat of a node that it knows; None before the first."""
-        return self._contact.heard
-
     def _apply(self) -> None:
         if self._identity.refusal:
             self._on_wanted(spec.Wanted(reason=self._identity.refusal))
@@ -351,4 +332,4 @@ class HubLink:
         text = None
         if isinstance(error, HubRejectedToken):
             text = self._credentials.explain(self._config)
-        return self._contact.lose(error, failures, text)
+        return self.contact.lose(error, failures, text)

@@ -207,16 +207,16 @@ class Service:
 
     def _status(self) -> dict[str, Any]:
         """What `gridnode status` shows."""
-        now = time.monotonic()
+        now, contact = time.monotonic(), self._link.contact
         return status_of(
             self._board.report,
             self._settings,
             self._owner.permit,
             node_id=self._link.node_id,
-            away=self._link.away,
-            away_kind=self._link.away_kind,
-            away_for=self._link.away_for,
-            heard=self._link.heard,
+            away=contact.away,
+            away_kind=contact.kind,
+            away_for=contact.away_for,
+            heard=contact.heard,
             paused_for=self._owner.paused_for,
             errors=[(now - e.at, e.kind, e.message, e.instance) for e in self._board.recent],
         )

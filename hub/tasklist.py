@@ -134,6 +134,10 @@ class Canary:
         """When the waiting for its nodes began."""
         return self.started_at if self.waits_since is None else self.waits_since
 
+    def anew(self, revision: str, now: float) -> Canary:
+        """The same under another revision: its nodes are waited for once more."""
+        return replace(self, revision=revision, waits_since=now, up_since=None, is_healthy=False)
+
 
 class Assignment(NamedTuple):
     """What a node is given, and the revision that names it."""
@@ -278,18 +282,13 @@ class TaskList:
         return replace(self, revision=self.fresh_revision(entropy), is_held=True)
 
     def release(self, entropy: int, now: float) -> TaskList:
-        """The list whose nodes are given what is current; this one if they are not held.
-
-        The clock of a canary starts anew.
-        """
+        """The list whose nodes are given what is current, a canary's clock anew; this one if not held."""
         if not self.is_held:
             return self
         released = replace(self, revision=self.fresh_revision(entropy), is_held=False)
         if self.canary is None:
             return released
-        revision = released.fresh_revision(entropy)
-        anew = replace(self.canary, revision=revision, waits_since=now, up_since=None, is_healthy=False)
-        return replace(released, canary=anew)
+        return replace(released, canary=self.canary.anew(released.fresh_revision(entropy), now))
 
     def with_fleet_redis(self, url: str, entropy: int, now: float) -> TaskList:
         """The list whose nodes are given this URL for the fleet's Redis; this one if they are already.
@@ -303,9 +302,7 @@ class TaskList:
             changed = replace(changed, revision=changed.fresh_revision(entropy))
         canary = self.canary
         if canary is not None and fleet_redis.uses(self.get(canary.task).definition):
-            revision = changed.fresh_revision(entropy)
-            anew = replace(canary, revision=revision, waits_since=now, up_since=None, is_healthy=False)
-            changed = replace(changed, canary=anew)
+            changed = replace(changed, canary=canary.anew(changed.fresh_revision(entropy), now))
         return changed
 
     def fresh_revision(self, entropy: int) -> str:

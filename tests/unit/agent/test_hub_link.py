@@ -219,14 +219,14 @@ async def test_a_hub_that_goes_changes_nothing_wanted_and_errors_are_kept(tmp_pa
         await asyncio.sleep(0.1)
         assert rig.wanted == before
         rig.hub.away, rig.hub.status = False, 500
-        await until(lambda: rig.link.away_kind == "unreachable")
+        await until(lambda: rig.link.contact.kind == "unreachable")
         rig.hub.status = 400
-        await until(lambda: rig.link.away_kind == "refused")
+        await until(lambda: rig.link.contact.kind == "refused")
         rig.hub.status = 401
-        await until(lambda: rig.link.away_kind == "token-rejected")
+        await until(lambda: rig.link.contact.kind == "token-rejected")
         assert rig.wanted == before
         rig.hub.status = 200
-        await until(lambda: rig.link.away_kind is None)
+        await until(lambda: rig.link.contact.kind is None)
         await until(
             lambda: any(
                 e["message"] == "meanwhile" for r in rig.hub.asked if r.body for e in r.body.get("errors", [])
@@ -309,7 +309,7 @@ async def test_a_token_revoked_while_it_works_stops_nothing(tmp_path: Path) -> N
         for path in (REGISTER, BEAT, WATCH):
             rig.hub.accepts[path] -= {"own-1"}
         await until(lambda: "own-2" in rig.hub.shown(WATCH))
-        assert rig.link.away is None
+        assert rig.link.contact.away is None
     assert all(wanted == before[0] for wanted in rig.wanted)
     assert rig.hub.shown(REGISTER) == ["own-1", "join"]
     assert "join" not in rig.hub.shown(BEAT) + rig.hub.shown(WATCH)
@@ -326,8 +326,8 @@ async def test_when_both_tokens_are_refused_they_take_turns_slowly(
         asked = len(rig.hub.asked)
         await asyncio.sleep(0.3)
         assert len(rig.hub.asked) == asked
-        assert "accepts neither `token` nor `join_token`" in str(rig.link.away)
-        assert rig.link.away_kind == "token-rejected"
+        assert "accepts neither `token` nor `join_token`" in str(rig.link.contact.away)
+        assert rig.link.contact.kind == "token-rejected"
     assert rig.hub.shown(REGISTER) == ["own-0", "old-join", "own-0"]
     assert rig.wanted == []
 
