@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped] # its stubs are a package that nothing else needs
 
-from gridcore.weak_tokens import WORD
-
 ANSIBLE = Path(__file__).parents[2] / "ansible"
 ROLES = sorted(path.name for path in (ANSIBLE / "roles").iterdir() if path.is_dir())
 UNITS = sorted((ANSIBLE / "roles").glob("*/files/*.service"))
@@ -157,7 +155,3 @@ def test_a_service_is_restarted_after_a_crash_but_not_after_a_wrong_configuratio
 def test_the_agents_service_starts_the_next_one_after_a_handover() -> None:
     lines = (ANSIBLE / "roles/agent/files/gridnode.service").read_text().splitlines()
     assert {"RestartForceExitStatus=75", "SuccessExitStatus=75", "KillMode=mixed"} <= set(lines)
-
-
-def test_the_hubs_role_knows_the_words_of_placeholders_that_the_hub_knows() -> None:
-    assert load("hub", "vars/main.yml")["hub_placeholder_words"] == WORD.pattern
