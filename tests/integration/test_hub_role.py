@@ -356,3 +356,28 @@ def test_the_load_balancers_example_is_one_that_haproxy_takes(tmp_path: Path) ->
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING" not in done.stderr
+
+
+def test_a_wrong_variable_of_a_host_that_is_off_is_named_before_any_host_is_asked() -> None:
+    inventory = {
+        "gridcore_redis": {
+            "hosts": {
+                "off": {"ansible_host": "127.0.0.1", "ansible_port": 9, "gridcore_redis_prot": 6380},
+                "away": {"ansible_host": "127.0.0.1", "ansible_port": 9, "gridcore_redis_port": "many"},
+            }
+        }
+    }
+    given = {"gridcore_redis_password": PASSWORD}
+    words = ["-i", "/dev/stdin", "-e", json.dumps(given), "ansible/playbooks/preflight.yml"]
+    done = subprocess.run(
+        [BINARIES / "ansible-playbook", *words],
+        cwd=PROJECT, env=os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
+        input=json.dumps(inventory), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout
+    assert (
+        "gridcore_redis_prot is no variable of GridCore: did you mean gridcore_redis_port? (off)"
+        in done.stdout
+    )
+    assert "gridcore_redis_port is 'many', and must be a whole number, 1 to 65535 (away)" in done.stdout
+    assert "UNREACHABLE" not in done.stdout

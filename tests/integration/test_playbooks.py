@@ -164,6 +164,7 @@ def test_a_task_is_added_once_with_all_its_fields(hub: HubProcess, operator: Ope
         "task_gpus": 1,
         "task_stop_timeout": "2.5",
         "task_pull_policy": "always",
+        "task_auto_finish": {"idle": 300},
     }
     assert operator.changes("task_add", check=True, **typed) == 0
     assert hub.get("/api/tasks/full").status == 404
@@ -337,7 +338,11 @@ def test_the_status_shows_what_waits_and_what_is_done(switched: HubProcess, tmp_
         urls = {"input_redis": server.url, "output_redis": server.url}
         assert switched.request("PATCH", "/api/tasks/first", {**queues, **urls}).status == 200
         lines = shown(Operator(switched, tmp_path).play("status"))
-    assert lines[1].strip().startswith("7 items wait, 3 are done")
+        assert lines[1].strip().startswith("7 items wait, 3 are done")
+        assert switched.request("PATCH", "/api/tasks/first", {"output_redis": ""}).status == 200
+        lines = shown(Operator(switched, tmp_path).play("status"))
+        said = "7 items wait, how many are done is unknown (the task does not name output_redis"
+        assert lines[1].strip().startswith(said)
 
 
 def test_a_hub_that_is_away_is_named_with_what_to_do(tmp_path: Path, hub: HubProcess) -> None:
@@ -349,14 +354,21 @@ def test_a_hub_that_is_away_is_named_with_what_to_do(tmp_path: Path, hub: HubPro
     assert "systemctl status computehub" in said
     operator.write({"ansible_host": "127.0.0.1", "ansible_port": 9, "gridcore_token": TOKEN})
     said = operator.play("status", fails=True)
-    assert "hub, which asks the hub, is not reached" in said
+    assert "hub, which asks the hub, is not reached (" in said
     assert "gridcore_api_host" in said
+    operator.write({**LOCAL, "ansible_python_interpreter": "/no/python3", "gridcore_token": TOKEN})
+    said = operator.play("status", fails=True)
+    assert "hub, which asks the hub, is reached but runs no Python for Ansible" in said
+    assert "/no/python3" in said
+    assert "ansible_python_interpreter" in said
 
 
 def test_a_colleague_needs_no_vault_but_a_token_of_his_own(switched: HubProcess, tmp_path: Path) -> None:
     made = switched.post("/api/tokens", {"role": "operator", "ttl": 3600, "name": "bob"}).json
     bob = Operator(switched, tmp_path, gridcore_operator_token=made["token"])
-    bob.write({**LOCAL, "gridcore_api_url": f"http://127.0.0.1:{switched.port}"})
+    # The inventory that docs/ansible.md gives; the only other thing there is the name.
+    url = f"http://127.0.0.1:{switched.port}"
+    bob.write({"gridcore_api_host": "localhost", "gridcore_api_url": url})
     assert "There is no token to show to the hub" in bob.play("task_next", fails=True)
     bob.environment = {"GRIDCORE_TOKEN": made["token"]}
     assert bob.changes("task_next", task="first") == 1
@@ -382,7 +394,11 @@ def test_a_task_is_changed_moved_and_dropped_once(switched: HubProcess, tmp_path
         "task_move", fails=True, task="third", to="top"
     )
 
+    assert operator.changes("task_change", task="second", task_auto_finish="") == 0
     assert operator.changes("task_drop", "task_drop", task="third") == 1
+    # A slip in the name is not taken for a task that was dropped before.
+    said = operator.play("task_drop", task="secnod")
+    assert "There is no task secnod, so none was dropped; there are: first, second" in said
     assert switched.get("/api/tasks").json["pending"] == ["second"]
     assert "Task first is current" in operator.play("task_drop", fails=True, task="first")
 
@@ -402,6 +418,10 @@ def test_a_node_is_found_by_its_name_in_the_inventory_and_forgotten_for_good(
         assert operator.changes("node_forget", node="pi-07") == 3
     assert switched.get("/api/nodes").json == []
     assert operator.changes("node_forget", node="pi-07") == 0
+    assert (
+        "The hub knows no node with the id, hostname or inventory name pi-7; it knows: none"
+        in operator.play("node_forget", fails=True, node="pi-7")
+    )
 
 
 @pytest.fixture

@@ -70,6 +70,7 @@ PLAYBOOKS = {
     **dict.fromkeys(("task_output_queue", "task_pull_policy"), Kind("str")),
     "task_images": Kind("dict", "str", like="'linux/arm64': host:5000/name:1"),
     "task_env": Kind("dict", like="LEVEL: '3'"),
+    "task_auto_finish": Kind("dict", like="idle: 300"),
     "task_command": Kind("list", "str", like="worker, --fast"),
     **dict.fromkeys(("task_memory", "task_parallelism", "task_gpus"), Kind("int")),
     "task_stop_timeout": Kind("float"),
