@@ -150,7 +150,10 @@ def test_the_example_with_three_hubs_is_one_fleet(play: Play, tmp_path: Path) ->
     assert settings.redis is not None
     assert (settings.redis.hosts, settings.redis.password) == ((("192.168.1.22", 6379),), PASSWORD)
     assert (settings.trusted_proxies, read(tmp_path, "hub-01", "problems")) == (("192.168.1.10",), [])
-    checks = write(tmp_path, problems="{{ preflight_checks | selectattr('wrong') | to_json }}")
+    checks = write(
+        tmp_path,
+        problems="{{ (preflight_inventory_checks + preflight_checks) | selectattr('wrong') | to_json }}",
+    )
     hosts = "gridcore_hub:gridcore_redis:pc-01"
     play("preflight", checks, EXAMPLE, hosts, preflight_probe={"stdout_lines": FOUND}, **secrets)
     for host in ("hub-01", "hub-02", "hub-03", "state-01", "data-01", "pc-01"):
