@@ -27,6 +27,8 @@ sleep {delay}
 {kill}
 kill $events
 """
+PROVEN_WITHIN = 30.0
+"""Seconds: a slot that failed to start again and again is in Error until its container has run for 10 s."""
 FAKETIME_FILE = "/etc/chaos-faketime"
 FAKETIME_DROP_IN = f"/run/systemd/system/{UNIT}.service.d/chaos.conf"
 FAKETIME = f"""\
@@ -167,7 +169,12 @@ def _(scene: Scene) -> None:
     scene.shell(f"docker rm --force {' '.join(box.id for box in scene.chosen())} >/dev/null")
 
 
-@FAULTS.add("foreign-container", "a container that is not ours holds a slot's name", seconds=(4, 20))
+@FAULTS.add(
+    "foreign-container",
+    "a container that is not ours holds a slot's name",
+    seconds=(4, 20),
+    word_within=PROVEN_WITHIN,
+)
 def _(scene: Scene) -> None:
     box = scene.chosen()[-1]
     scene.hurt_all([box])
@@ -199,6 +206,7 @@ def _(scene: Scene) -> None:
     "engine-disk-full",
     "no byte is left for the engine while containers must start",
     seconds=(8, 20),
+    word_within=PROVEN_WITHIN,
     fills_disk=True,
 )
 def _(scene: Scene) -> None:
@@ -210,6 +218,7 @@ def _(scene: Scene) -> None:
     "agent-disk-full",
     "no byte is left for the agent while containers must start",
     seconds=(8, 20),
+    word_within=PROVEN_WITHIN,
     fills_disk=True,
 )
 def _(scene: Scene) -> None:
