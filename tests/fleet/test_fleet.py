@@ -108,7 +108,7 @@ def test_a_second_rollout_changes_nothing(shown: tuple[Grid, demo.Outcome]) -> N
 
 def test_no_way_to_stop_loses_an_item_in_hand(grid: Grid) -> None:
     """Switch away and on again, hand over, kill, stop: slow items, and the queue never empty meanwhile."""
-    count = 500
+    count = 700
     for name in ("slow_1", "slow_2", "slow_3"):
         add_task(grid, name, "slow", item_seconds=0.4)
     grid.redis.rpush("slow:input", *range(count))
@@ -126,7 +126,7 @@ def test_no_way_to_stop_loses_an_item_in_hand(grid: Grid) -> None:
     assert first.ssh("systemctl is-active gridnode || true") == "inactive"
     assert grid.length("slow:input") > 0, "the queue was empty too early to prove anything"
 
-    wait_until(lambda: grid.length("slow:output") >= count, "all slow results", 120)
+    wait_until(lambda: grid.length("slow:output") >= count, "all slow results", 180)
     found = work.verify_squares(work.read_all(grid.redis, "slow:output"), count)
     assert found == work.Squares(missing=0, wrong=0, duplicates=0)
 
