@@ -136,7 +136,7 @@ class RedisLink:
 
     async def ask(self, *commands: Command, changes: bool = False) -> list[Any]:
         """The same while the session begins."""
-        connection, is_sent = None, False
+        connection, is_sent, idle = None, False, self._idle
         try:
             async with asyncio.timeout(DEADLINE), self._calls:
                 connection = await self._take()
@@ -153,7 +153,10 @@ class RedisLink:
         except BaseException:  # who asked has gone; an answer that is still to come must find nobody
             await _drop(connection)
             raise
-        self._idle.append(connection)
+        if idle is self._idle:
+            idle.append(connection)
+        else:  # the session is over: the next one may be with another server
+            await _drop(connection)
         for answer in answers:
             if isinstance(answer, exceptions.ResponseError):
                 self._refuse(answer, changes)
@@ -250,10 +253,14 @@ class RedisLink:
         """A connection that nobody closed while it lay idle, as a Redis with a `timeout` and what is in
         between do: with such a one a call would be lost, and the session."""
         while self._idle:
-            connection = self._idle.pop()
-            if await _is_open(connection):
+            connection, is_open = self._idle.pop(), False
+            try:
+                is_open = await _is_open(connection)
+            finally:  # who asked may have gone meanwhile
+                if not is_open:
+                    await _drop(connection)
+            if is_open:
                 return connection
-            await _drop(connection)
         return await self._connect()
 
     async def _connect(self) -> Redis:

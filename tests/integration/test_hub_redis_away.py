@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -53,6 +54,26 @@ def test_connections_that_redis_closed_while_they_lay_idle_cost_no_request(
             asked = [hub.post("/api/tasks", {"name": name, "image": "x:1"}), hub.get("/api/nodes")]
             assert [answer.status for answer in asked] == [201, 200]
     assert "away" not in hub.log
+
+
+async def test_a_call_that_outlives_its_session_leaves_no_connection_to_the_next(
+    tmp_path: Path, resources: ExitStack
+) -> None:
+    """Which may be with another server, after a failover."""
+    server = resources.enter_context(RedisServer(tmp_path / "redis"))
+    target = parse_redis(server.url)
+    assert target is not None
+    hub = await open_redis(target)
+    with server.client() as client:
+        slow = asyncio.create_task(hub.sight.link.ask(("BLPOP", "never", "0.5")))
+        await asyncio.to_thread(
+            eventually, lambda: any(entry["cmd"] == "blpop" for entry in client.client_list()), "it is asked"
+        )
+        await hub.close()
+        assert await slow == [None]
+        await asyncio.to_thread(
+            eventually, lambda: len(client.client_list()) == 1, "the hub has no connection left", 3
+        )
 
 
 # --- A Redis that goes away --------------------------------------------------------------------------------
