@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Set
+from dataclasses import replace
 from random import Random
 
 import structlog
@@ -54,6 +55,7 @@ class Accounts:
         self._killed: set[str] = set()
         self._interrupted: set[str] = set()
         self._running_since: dict[str, float] = {}
+        self._unanswered: dict[int, tuple[SlotSpec, EngineError]] = {}
         self.memory: dict[int, SlotMemory] = {}
         self.condemned: dict[str, Breach] = {}
 
@@ -103,6 +105,37 @@ class Accounts:
             if (memory := self.memory.get(instance)) is not None:
                 self.memory[instance] = seen_running(memory, now - self._running_since[container_id])
 
+    def start_unanswered(self, slot: SlotSpec, error: EngineError) -> None:
+        """The engine did not say what became of a slot's start: the next list tells."""
+        self._unanswered[slot.instance] = slot, error
+
+    def engine_away(self) -> None:
+        """No list either: that is what is told, and no slot is to blame."""
+        self._unanswered.clear()
+
+    def listed(self, containers: Iterable[Container], wanted: Wanted | None, busy: Set[int]) -> None:
+        """The engine has listed its containers; the slots `busy` were being started when it was asked."""
+        live = {c.spec for c in containers if not c.ended}
+        known = {i: start for i, start in self._unanswered.items() if i not in busy}
+        for instance, (slot, error) in known.items():
+            del self._unanswered[instance]
+            if slot.digest not in live and wanted is not None and slot in wanted.slots:
+                self.start_failed(slot, error.kind, str(error))
+
+    def vanished(self, containers: Iterable[Container], wanted: Wanted | None, *, asked: Set[str]) -> None:
+        """These ran at the last look, and are there no more: somebody else removed them."""
+        for c in containers:
+            if c.id in asked or c.instance is None:
+                continue
+            now = time.time()
+            end = Exit("removed", "removed by something else while it ran", True)
+            ran = max(0.0, now - c.started)
+            self._keep(replace(c, finished=now), c.instance, end, b"", exit_code=None)
+            if wanted is not None and c.spec in {slot.digest for slot in wanted.slots}:
+                self._remember(c.instance, end, ran)
+            log.warning("removed by something else", container=c.name, seconds=round(ran, 1))
+            self._board.error(end.kind, f"{c.name}: {end.text}", c.instance)
+
     def start_failed(self, slot: SlotSpec, kind: str, text: str) -> None:
         """A slot's container could not be started."""
         memory = self.memory.get(slot.instance, SlotMemory())
@@ -141,7 +174,7 @@ class Accounts:
         end = classify(container, tail, known)
         ran = max(0.0, container.finished - container.started)
         if container.instance is not None:
-            self._keep(container, container.instance, end, tail)
+            self._keep(container, container.instance, end, tail, exit_code=container.exit_code)
             mine = wanted is not None and container.spec in {slot.digest for slot in wanted.slots}
             if mine and (not asked or known.condemned):
                 self._remember(container.instance, end, ran)
@@ -169,7 +202,9 @@ class Accounts:
             failure = end.text if end.is_failure else None
             self.memory[instance] = after_exit(memory, failure, ran, time.monotonic(), self._random)
 
-    def _keep(self, container: Container, instance: int, end: Exit, tail: bytes) -> None:
+    def _keep(
+        self, container: Container, instance: int, end: Exit, tail: bytes, *, exit_code: int | None
+    ) -> None:
         run = Run(
             instance=instance,
             task=container.task,
@@ -178,7 +213,7 @@ class Accounts:
             image=container.image,
             started=container.started,
             ended=container.finished,
-            exit_code=container.exit_code,
+            exit_code=exit_code,
             kind=end.kind,
             message=mask_values(end.text, container.secrets),
         )

@@ -13,8 +13,8 @@ from enum import Enum
 
 from agent.errors import EngineError, EngineTimeout, EngineUnreachable
 
-TIMEOUT_EXIT = (124, 137)
-"""timeout(1) ended the client, with SIGTERM or SIGKILL."""
+TIMED_OUT, CLIENT_KILLED = 124, 137
+"""Exit codes of timeout(1): it ended the client, which may have said something of that; SIGKILL did."""
 
 
 class Stage(Enum):
@@ -94,7 +94,7 @@ _TRY = (
 
 def translate(exit_code: int, stderr: str, doing: str) -> EngineError:
     """The error for a docker call that failed; `doing` says in a few words what was asked."""
-    return _nothing_reached(exit_code, stderr, doing) or _told(stderr, doing, (_DISK_FULL,), "failed")
+    return _nothing_reached(exit_code, stderr, doing) or _told(stderr, doing, (_DISK_FULL,), "engine")
 
 
 def not_pulled(exit_code: int, stderr: str, doing: str) -> EngineError:
@@ -141,7 +141,7 @@ def is_busy(text: str) -> bool:
 
 
 def _nothing_reached(exit_code: int, stderr: str, doing: str) -> EngineError | None:
-    if exit_code in TIMEOUT_EXIT and not stderr.strip():
+    if exit_code == TIMED_OUT or (exit_code == CLIENT_KILLED and not _essence(stderr)):
         return EngineTimeout("engine", f"{doing}: the container engine did not answer in time")
     for row in _UNREACHABLE:
         if any(needle in stderr.lower() for needle in row.needles):
@@ -164,7 +164,7 @@ def _essence(stderr: str) -> str:
     """The line that says why, without the client's own decoration."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("See 'docker", "Run 'docker"))]
-    text = " ".join(lines[-2:])
+    text = " ".join(dict.fromkeys(lines[-2:]))
     for prefix in ("docker: ", "Error response from daemon: ", "Error: "):
         text = text.replace(prefix, "")
     return text[:600]

@@ -161,8 +161,8 @@ class Executor:
                     return  # no longer, while it waited
                 await self._engine.start(slot)
                 log.info("started", container=slot.name, cpu=slot.cpu)
-        except (EngineTimeout, EngineUnreachable):
-            pass  # the list will tell what became of it
+        except (EngineTimeout, EngineUnreachable) as error:
+            self._accounts.start_unanswered(slot, error)
         except EngineError as error:
             if self._is_wanted(slot):
                 if error.kind == "no-image":  # removed behind our back

@@ -164,6 +164,7 @@ class Reconciler:
         # Before listing: what ends meanwhile is not in the list yet and must still count as under way.
         busy_containers = frozenset(self._executor.busy_containers())
         busy_instances = frozenset(self._executor.busy_instances)
+        before = self._containers
         try:
             self._containers = await self._engine.containers()
         except EngineError as error:
@@ -172,12 +173,16 @@ class Reconciler:
                 self._board.error(error.kind, str(error))
             self._engine_error = error
             self._was_away = True
+            self._accounts.engine_away()
             self._show()
             return False
         if self._engine_error is not None:
             log.info("engine answers again")
             self._engine_error = None
         present = {c.id for c in self._containers}
+        gone = [c for c in before if not c.ended and c.id not in present]
+        self._accounts.vanished(gone, self._wanted, asked=self._executor.deadlines.keys())
+        self._accounts.listed(self._containers, self._wanted, busy_instances)
         self._executor.forget_gone(present)
         self._accounts.forget_gone(present)
         if self._was_away:

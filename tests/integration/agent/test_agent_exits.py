@@ -140,7 +140,7 @@ def test_a_deaf_container_is_killed_after_its_time_and_that_is_told_once(
     assert agent.stop() == 0
 
 
-def test_a_container_removed_by_hand_is_replaced(
+def test_a_container_removed_by_hand_is_replaced_and_told_of(
     make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent
 ) -> None:
     hub = make_hub()
@@ -154,4 +154,12 @@ def test_a_container_removed_by_hand_is_replaced(
     assert other in after
     assert sorted(after.values()) == sorted(before.values())
     eventually(lambda: hub.beats()[-1]["active_containers"] == 2, "both are shown")
+    slot = int(before[victim].rpartition("-")[2])
+    last = eventually(partial(hub.last_exit, slot), "its end is told")
+    # Where the engine shows its end before it is gone, that is told.
+    assert last["kind"] in ("removed", "sigkill")
+    [error] = hub.errors()
+    assert (error["kind"], error["instance"]) == (last["kind"], slot)
+    assert hub.last_exit(1 - slot) is None
     assert agent.stop() == 0
+    assert [error["kind"] for error in hub.errors()] == [last["kind"]], "what the agent removes is no news"

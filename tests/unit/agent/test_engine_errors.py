@@ -64,3 +64,16 @@ def test_a_daemon_that_is_away_is_told_apart_from_one_that_hangs() -> None:
     denied = "permission denied while trying to connect to the Docker daemon socket"
     assert "group `docker`" in str(translate(1, denied, "listing"))
     assert isinstance(translate(124, "", "listing"), EngineTimeout)
+    # What docker says when timeout(1) ends it while the daemon hangs.
+    cut_off = "error during connect: Get \"http://%2Frun%2Fd.sock/v1.41/containers/x/json\": "
+    assert isinstance(translate(124, cut_off, "listing"), EngineTimeout)
+    for said in ("\nRun 'docker run --help' for more information\n", "Error: failed to start containers: x"):
+        assert isinstance(not_started(124, said, "starting x", Stage.START), EngineTimeout)
+
+
+def test_what_the_engine_refuses_of_its_own_is_no_failed_container() -> None:
+    said = "Error response from daemon: layer does not exist\n" * 2
+    assert (translate(1, said, "listing").kind, str(translate(1, said, "listing"))) == (
+        "engine",
+        "listing: layer does not exist",
+    )
