@@ -5,12 +5,9 @@ from __future__ import annotations
 import time
 from random import Random
 
-import structlog
-
 from agent.slots import doubled, jittered
+from gridcore.condition import Condition
 from gridcore.errors import HubError, HubRejectedToken
-
-log = structlog.get_logger()
 
 RETRY_FIRST, RETRY_MOST = 1.0, 10.0
 """Seconds: a hub that is back must be found within a tick."""
@@ -26,8 +23,7 @@ class Contact:
         self._random = Random()  # noqa: S311 # jitter, not a secret
         self._away: str | None = None
         self._kind: str | None = None
-        self._told: set[str] = set()
-        self._away_since = 0.0
+        self._absence = Condition("hub", "hub answers again")
         self._not_before = 0.0
         self._heard_at: float | None = None
 
@@ -44,7 +40,7 @@ class Contact:
     @property
     def away_for(self) -> float | None:
         """Seconds since the hub was last heard; None while it answers."""
-        return None if self._away is None else time.monotonic() - self._away_since
+        return self._absence.lasted
 
     @property
     def heard(self) -> float | None:
@@ -66,11 +62,8 @@ class Contact:
         `text` says it better than the error.
         """
         now, text = time.monotonic(), text or str(error)
-        if self._away is None:
-            self._away_since = now
-        if text not in self._told:  # both loops ask, and may each hear something else, again and again
-            self._told.add(text)
-            log.warning("hub", error=text, meanwhile="what runs keeps running")
+        # Both loops ask, and may each hear something else, again and again: each reason is told once.
+        self._absence.meet(text, error=text, meanwhile="what runs keeps running")
         self._away, self._kind = text, error.kind
         if error.retry_after:
             pause = error.retry_after * (1 + SPREAD * self._random.random())
@@ -80,7 +73,5 @@ class Contact:
 
     def find(self) -> None:
         """The hub has answered."""
-        if self._away is not None:
-            log.info("hub answers again", seconds=round(time.monotonic() - self._away_since, 1))
-            self._told.clear()
+        self._absence.over()
         self._away = self._kind = None

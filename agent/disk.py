@@ -22,6 +22,7 @@ from agent.errors import EngineError
 from agent.limits import Breach, Limit
 from agent.planner import Container
 from agent.settings import Settings
+from gridcore.condition import Condition
 
 log = structlog.get_logger()
 
@@ -124,6 +125,11 @@ def over_scratch(sizes: Mapping[str, int], containers: Iterable[Container], limi
     return [(i, Breach(Limit.SCRATCH, size / MB, limit_mb)) for i, size in held if size > limit_mb * MB]
 
 
+def _unseen(what: str) -> Condition:
+    begins = f"the limit of {what} is not watched"
+    return Condition(begins, f"the limit of {what} is watched again")
+
+
 def free_bytes(path: Path) -> int | None:
     """What is free on the file system at `path`; None where that cannot be told."""
     try:
@@ -158,7 +164,9 @@ class DiskWatch:
         self._free = free
         self._root: Path | None = None
         self._condemned: set[str] = set()
-        self._troubles: set[str] = set()
+        self._layers_unseen = _unseen("layers")
+        self._volumes_unseen = _unseen("/scratch")
+        self._logs_unseen = _unseen("logs")
         smallest = min(size for size in (settings.container_disk, settings.scratch_size) if size)
         self._layers = Pace(smallest * MB / 4, LAYER_REST)
         self._volumes = Pace(smallest * MB / 4, VOLUME_REST)
@@ -170,31 +178,26 @@ class DiskWatch:
             log.warning("what containers write cannot be measured: the engine's socket is not here")
             return
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._for_ever("measuring containers", self._look_at_layers))
-            group.create_task(self._for_ever("measuring /scratch", self._look_at_volumes))
-            group.create_task(self._for_ever("looking at logs", self._look_at_logs))
+            group.create_task(self._for_ever(self._layers_unseen, self._look_at_layers))
+            group.create_task(self._for_ever(self._volumes_unseen, self._look_at_volumes))
+            group.create_task(self._for_ever(self._logs_unseen, self._look_at_logs))
 
-    async def _for_ever(self, doing: str, look: Callable[[], Awaitable[None]]) -> None:
+    async def _for_ever(self, unseen: Condition, look: Callable[[], Awaitable[bool]]) -> None:
+        """`look` answers whether it has measured."""
         while True:
             try:
-                await look()
+                if await look():
+                    unseen.over()
             except Exception as error:  # whatever it is, the agent and its containers go on
-                if doing not in self._troubles:
-                    log.warning("disk limits are not watched", doing=doing, error=str(error) or repr(error))
-                self._troubles.add(doing)
+                unseen.meet(error=str(error) or repr(error))
             await asyncio.sleep(LOOK)
 
-    async def _look_at_layers(self) -> None:
-        if not self._alive():
-            return
-        if await self._measured(self._layers, self._measure_layers):
-            self._troubles.discard("measuring containers")
+    async def _look_at_layers(self) -> bool:
+        return bool(self._alive()) and await self._measured(self._layers, self._measure_layers)
 
-    async def _look_at_volumes(self) -> None:
-        if not any(c.scratch for c in self._alive()):
-            return
-        if await self._measured(self._volumes, self._measure_volumes):
-            self._troubles.discard("measuring /scratch")
+    async def _look_at_volumes(self) -> bool:
+        has_any = any(c.scratch for c in self._alive())
+        return has_any and await self._measured(self._volumes, self._measure_volumes)
 
     async def _measured(self, pace: Pace, measure: Callable[[], Awaitable[None]]) -> bool:
         free, began = await self._free_space(), time.monotonic()
@@ -218,7 +221,7 @@ class DiskWatch:
         sizes = await self._api.volume_sizes(self._owner)
         self._sentence(over_scratch(sizes, self._alive(), self._settings.scratch_size))
 
-    async def _look_at_logs(self) -> None:
+    async def _look_at_logs(self) -> bool:
         at_once = asyncio.Semaphore(LOGS_AT_ONCE)
         ids = self._logs.due([c.id for c in self._alive() if c.status == "running"], time.monotonic())
 
@@ -237,8 +240,7 @@ class DiskWatch:
         results = await asyncio.gather(*map(look, ids), return_exceptions=True)
         if failed := [result for result in results if isinstance(result, BaseException)]:
             raise failed[0]
-        if ids:
-            self._troubles.discard("looking at logs")
+        return bool(ids)
 
     def _alive(self) -> list[Container]:
         containers = self._running()

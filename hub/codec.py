@@ -1,7 +1,8 @@
 """The state as JSON values and back, the same for every store.
 
-Readers take what they know and give the rest its default, so that a file or a database of an earlier
-version is read as it is.
+Readers take what they know and give the rest its default, so that what an earlier version wrote is read as
+it is, and so is what a later one wrote beside this hub. Not so a task's definition: without a field that this
+hub does not know it would be another task.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from gridcore.protocol import TaskDefinition
 from hub.access import Role, SigningKey, TokenRecord
@@ -17,6 +18,21 @@ from hub.events import Event
 from hub.registry import DrainOrder, Live, Node, NodeRecord, Presence, StopOrder
 from hub.reports import ContainerState, LastExit, NodeError
 from hub.tasklist import Aborted, Canary, Task, TaskList, TaskStatus
+
+_KINDS = (
+    Aborted,
+    Canary,
+    ContainerState,
+    Event,
+    LastExit,
+    Live,
+    NodeError,
+    NodeRecord,
+    SigningKey,
+    TokenRecord,
+)
+_NAMES = {kind: frozenset(field.name for field in fields(kind)) for kind in _KINDS}
+T = TypeVar("T")
 
 
 def dump_head(tasks: TaskList) -> dict[str, Any]:
@@ -41,7 +57,7 @@ def load_list(head: Mapping[str, Any], tasks: tuple[Task, ...], written: str | N
         head["revision"],
         tuple(task if task.revision else replace(task, revision=unnamed) for task in tasks),
         is_held=head.get("is_held", False),
-        canary=Canary(**{**canary, "nodes": tuple(canary["nodes"])}) if canary else None,
+        canary=_of(Canary, canary, nodes=tuple(canary["nodes"])) if canary else None,
         fleet_redis=head.get("fleet_redis"),
     )
 
@@ -68,7 +84,7 @@ def load_task(kept: Mapping[str, Any]) -> Task:
         kept["started_at"],
         kept["completed_at"],
         tuple(TaskDefinition.model_validate(definition) for definition in kept.get("earlier", ())),
-        Aborted(**kept["aborted"]) if kept.get("aborted") else None,
+        _of(Aborted, kept["aborted"]) if kept.get("aborted") else None,
         kept.get("revision", ""),
     )
 
@@ -79,12 +95,13 @@ def dump_record(record: NodeRecord) -> dict[str, Any]:
 
 
 def load_record(kept: Mapping[str, Any]) -> NodeRecord:
-    states = {
-        "presence": Presence(kept["presence"]),
-        "stop": StopOrder(kept["stop"]),
-        "drain": DrainOrder(kept.get("drain", DrainOrder.NONE)),
-    }
-    return NodeRecord(**{**kept, **states})
+    return _of(
+        NodeRecord,
+        kept,
+        presence=Presence(kept["presence"]),
+        stop=StopOrder(kept["stop"]),
+        drain=DrainOrder(kept.get("drain", DrainOrder.NONE)),
+    )
 
 
 _KEPT = [field.name for field in fields(Live) if field.name not in ("heard", "nudged")]
@@ -103,17 +120,20 @@ def _fields_of(value: Any) -> dict[str, Any]:
 
 def load_live(kept: Mapping[str, Any], heard: float, *, nudged: bool = False) -> Live:
     """A live part; `heard` is when the node was, by the clock that now counts."""
-    parts = {
-        "errors": tuple(NodeError(**error) for error in kept["errors"]),
-        "containers": tuple(_load_container(container) for container in kept.get("containers", ())),
-        "warnings": tuple(kept.get("warnings", ())),
-    }
-    return Live(heard=heard, nudged=nudged, **{**kept, **parts})
+    return _of(
+        Live,
+        kept,
+        heard=heard,
+        nudged=nudged,
+        errors=tuple(_of(NodeError, error) for error in kept["errors"]),
+        containers=tuple(_load_container(container) for container in kept.get("containers", ())),
+        warnings=tuple(kept.get("warnings", ())),
+    )
 
 
 def _load_container(kept: Mapping[str, Any]) -> ContainerState:
     ended = kept["last_exit"]
-    return ContainerState(**{**kept, "last_exit": LastExit(**ended) if ended else None})
+    return _of(ContainerState, kept, last_exit=_of(LastExit, ended) if ended else None)
 
 
 def restore_node(
@@ -131,7 +151,7 @@ def dump_token(token: TokenRecord) -> dict[str, Any]:
 
 
 def load_token(kept: Mapping[str, Any]) -> TokenRecord:
-    return TokenRecord(**{**kept, "role": Role(kept["role"])})
+    return _of(TokenRecord, kept, role=Role(kept["role"]))
 
 
 def dump_key(key: SigningKey) -> dict[str, Any]:
@@ -140,7 +160,7 @@ def dump_key(key: SigningKey) -> dict[str, Any]:
 
 
 def load_key(kept: Mapping[str, Any]) -> SigningKey:
-    return SigningKey(**kept)
+    return _of(SigningKey, kept)
 
 
 def dump_event(event: Event) -> dict[str, Any]:
@@ -148,4 +168,11 @@ def dump_event(event: Event) -> dict[str, Any]:
 
 
 def load_event(kept: Mapping[str, Any]) -> Event:
-    return Event(**kept)
+    return _of(Event, kept)
+
+
+def _of(kind: type[T], kept: Mapping[str, Any], **parts: Any) -> T:
+    """A `kind` (a dataclass) from what is known of it in `kept`; `parts` in place of what stands there."""
+    names = _NAMES[kind]
+    known = kept if kept.keys() <= names else {name: kept[name] for name in names & kept.keys()}
+    return kind(**{**known, **parts})

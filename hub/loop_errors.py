@@ -12,7 +12,7 @@ import resource
 import ssl
 from typing import Any
 
-from hub.condition import Condition
+from gridcore.condition import Condition
 
 SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Why a connection is not accepted now and may be later."""

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gridcore.condition import Condition
 from gridcore.platforms import PLATFORMS
 from gridcore.protocol import NODE_ID_PATTERN, HeartbeatRequest, TaskConfig
 from hub import fleet_redis, operations, token_operations
-from hub.condition import Condition
 from hub.errors import StateLost
 from hub.events import Actor
 from hub.logdesk import Desk

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from gridcore.errors import ConfigError
+from gridcore.weak_tokens import MAKE_ONE, weakness
 
 _URL = re.compile(r"https?://[!-~]+", re.ASCII | re.IGNORECASE)
 
@@ -24,6 +25,12 @@ def _check_url(url: str) -> str:
     if not usable:
         raise ValueError("expected http://… or https://… with a host")
     return url
+
+
+def _check_signing(secret: str) -> str:
+    if why := weakness(secret):
+        raise ValueError(f"can be guessed, since it {why}; {MAKE_ONE}")
+    return secret
 
 
 class NotifyTarget(BaseModel):
@@ -45,7 +52,7 @@ class NotifyTarget(BaseModel):
     share: float = Field(default=0.2, ge=0, lt=1)
     """For `task-failing`: the part of the Online nodes above which a task is failing."""
 
-    secret: str | None = Field(default=None, min_length=8, repr=False)
+    secret: Annotated[str, AfterValidator(_check_signing)] | None = Field(default=None, repr=False)
     """Signs each message, so that the receiver knows who sent it."""
 
     secret_file: Path | None = None
@@ -81,8 +88,8 @@ class NotifyTarget(BaseModel):
             raise ConfigError(
                 f"notify: secret_file: {self.secret_file} cannot be read: {error.strerror}"
             ) from None
-        if len(key) < 8:
-            raise ConfigError(f"notify: secret_file: {self.secret_file} holds less than 8 characters")
+        if why := weakness(key.decode("latin-1")):
+            raise ConfigError(f"notify: secret_file: what {self.secret_file} holds {why}; {MAKE_ONE}")
         return key
 
     def context(self) -> ssl.SSLContext | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import structlog
 
+from gridcore.condition import Condition
 from gridcore.errors import ConfigError
-from hub.condition import Condition
 from hub.errors import StateLost, StoreUnavailable
 
 log = structlog.get_logger()

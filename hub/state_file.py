@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from hub.condition import Condition
+from gridcore.condition import Condition
 from hub.errors import StateLost, StoreUnavailable
 
 log = structlog.get_logger()

@@ -228,6 +228,23 @@ async def test_an_error_is_told_once_and_ends_nothing(api: Api) -> None:
     assert [container for container, _ in condemned] == ["spew"]
 
 
+async def test_a_limit_that_is_watched_again_is_told_once_too(api: Api) -> None:
+    api.error = EngineUnreachable("engine", "is dockerd running?")
+
+    async def heal() -> None:
+        while api.calls.count("sizes") < 3:  # noqa: ASYNC110  # it has no event
+            await asyncio.sleep(0.005)
+        api.error = None
+
+    with capture_logs() as logs:
+        await asyncio.gather(watched(api, [a_container("a")]), heal())
+    assert [entry["event"] for entry in logs] == [
+        "the limit of layers is not watched",
+        "the limit of layers is watched again",
+    ]
+    assert logs[1]["times"] == 3
+
+
 async def test_without_the_engines_socket_it_says_so_and_returns() -> None:
     settings = Settings(server_url="http://hub:8080", token="x" * 20)
     with capture_logs() as logs:

@@ -337,8 +337,9 @@ async def test_notify_test_says_how_each_went(receiver: Receiver, tmp_path: Path
     [
         ('url = "ftp://user:hidden1@h/hidden2"', "notify.0.url: expected http://"),
         ('url = "http://h/hidden1"\nevents = ["lunch"]', "notify.0.events.0"),
-        ('url = "http://h/hidden1"\nsecret = "hidden2"', "notify.0.secret"),
-        ('url = "http://h/hidden1"\nsecret = "hidden22"\nsecret_file = "/x"', "give one of them"),
+        ('url = "http://h/hidden1"\nsecret = "hidden2"', "notify.0.secret: can be guessed"),
+        ('url = "http://h/hidden1"\nsecret = "change-me-before-production"', "like a placeholder"),
+        ('url = "http://h/hidden1"\nsecret = "hidden2-eshae7Ohgh4i"\nsecret_file = "/x"', "give one of them"),
         ('url = "http://h/hidden1"\nsecert = "hidden22"', "notify.0.secert: unknown key"),
     ],
 )
@@ -348,6 +349,15 @@ def test_a_bad_table_is_told_without_its_secrets(tmp_path: Path, table: str, com
     assert done.exit_code == 78
     assert complaint in done.output
     assert "hidden" not in done.output
+
+
+def test_a_file_with_a_secret_that_can_be_guessed_is_told_without_it(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hidden22\n")
+    path = configured(tmp_path, f'url = "http://h/"\nsecret_file = "{tmp_path / "secret"}"')
+    done = CliRunner().invoke(main, ["notify-test", "--config", str(path)])
+    assert done.exit_code == 78
+    assert f"what {tmp_path / 'secret'} holds has 8 characters" in done.output
+    assert "hidden22" not in done.output
 
 
 @pytest.mark.parametrize("key", ["secret_file", "ca_file"])

@@ -7,7 +7,7 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
-from hub.condition import Condition
+from gridcore.condition import MOST_KINDS, Condition
 
 
 class Now:
@@ -47,6 +47,15 @@ def test_it_is_told_again_once_for_each_other_kind_and_when_it_begins_anew() -> 
         away.meet("refused", why="refused")
     assert [line.get("why") for line in lines] == ["refused", "timeout", None, "refused"]
     assert away.times == 1
+
+
+def test_who_words_it_anew_each_time_fills_no_log() -> None:
+    away = Condition("away", "back")
+    with capture_logs() as lines:
+        for number in range(1000):
+            away.meet(f"word {number}")
+        away.over()
+    assert len(lines) == MOST_KINDS + 1
 
 
 async def test_what_nobody_sees_end_ends_once_it_was_not_met_for_a_while() -> None:

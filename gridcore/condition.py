@@ -24,6 +24,9 @@ import structlog
 
 log = structlog.get_logger()
 
+MOST_KINDS = 16
+"""Of one condition that are told: whoever causes it may word it anew each time."""
+
 
 class Condition:
     """One thing that is so or not. `level` is that of the first line, in structlog's words."""
@@ -55,13 +58,18 @@ class Condition:
         """Whether it is so now."""
         return self._since is not None
 
+    @property
+    def lasted(self) -> float | None:
+        """Seconds for which it has been so; None when it is not."""
+        return None if self._since is None else self._clock() - self._since
+
     def meet(self, kind: str = "", **about: Any) -> None:
         """It is so. Told if that is new; and once more for each other `kind` of it, such as another cause."""
         now = self._clock()
         if self._since is None:
             self._since, self.times, self._told = now, 0, set()
         self.times, self._last = self.times + 1, now
-        if kind not in self._told:
+        if kind not in self._told and len(self._told) < MOST_KINDS:
             self._told.add(kind)
             getattr(log, self._level)(self._begins, **about, **self._do)
         if self._quiet is not None and self._timer is None:
