@@ -31,7 +31,7 @@ _KINDS = (
     SigningKey,
     TokenRecord,
 )
-_NAMES = {kind: frozenset(field.name for field in fields(kind)) for kind in _KINDS}
+_NAMES: dict[Any, frozenset[str]] = {kind: frozenset(field.name for field in fields(kind)) for kind in _KINDS}
 T = TypeVar("T")
 
 

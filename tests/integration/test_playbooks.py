@@ -42,7 +42,9 @@ class Operator:
         """The inventory: the hub with these variables, and more groups."""
         self._inventory.write_text(json.dumps({"gridcore_hub": {"hosts": {"hub": variables}}, **groups}))
 
-    def play(self, *playbooks: str, check: bool = False, fails: bool = False, **variables: Any) -> str:
+    def play(
+        self, *playbooks: str, check: bool = False, fails: bool = False, warns: bool = False, **variables: Any
+    ) -> str:
         """What playbooks said, one after the other in one run."""
         binaries = Path(sys.executable).parent
         words: list[str | Path] = [binaries / "ansible-playbook", "-vv", "-i", self._inventory]
@@ -62,7 +64,7 @@ class Operator:
         )  # fmt: skip
         assert (done.returncode != 0) == fails, done.stdout
         assert not [secret for secret in self._secrets if secret in done.stdout]
-        assert "WARNING" not in done.stdout
+        assert ("WARNING" in done.stdout) == warns, done.stdout
         assert "DEPRECATED" not in done.stdout
         return done.stdout
 
@@ -401,6 +403,31 @@ def test_a_task_is_changed_moved_and_dropped_once(switched: HubProcess, tmp_path
     assert "There is no task secnod, so none was dropped; there are: first, second" in said
     assert switched.get("/api/tasks").json["pending"] == ["second"]
     assert "Task first is current" in operator.play("task_drop", fails=True, task="first")
+
+
+def test_a_task_is_queued_again_and_a_change_taken_back_once(switched: HubProcess, tmp_path: Path) -> None:
+    operator = Operator(switched, tmp_path)
+    said = operator.play("task_next", "task_requeue", "task_requeue", task="first")
+    assert changed(said) == 2
+    assert "first is pending already" in said
+    assert switched.get("/api/tasks").json["pending"] == ["third", "first"]
+    assert "is current" in operator.play("task_requeue", fails=True, task="second")
+
+    before = switched.get("/api/tasks/first").json["image"]
+    change = {"task": "first", "task_image": "registry:5000/first:2"}
+    assert operator.changes("task_change", "task_revert", **change) == 2
+    assert switched.get("/api/tasks/first").json["image"] == before
+    assert "earlier" in operator.play("task_revert", fails=True, task="first")
+
+
+@pytest.mark.parametrize("playbook", ["status", "hub", "site"])
+def test_an_inventory_without_the_hosts_that_a_playbook_is_for_is_an_error(
+    playbook: str, hub: HubProcess, tmp_path: Path
+) -> None:
+    operator = Operator(hub, tmp_path)
+    (tmp_path / "inventory.json").write_text(json.dumps({"others": {"hosts": {"other": LOCAL}}}))
+    said = operator.play(playbook, fails=True, warns=True)
+    assert re.search("has no host in (the group|any of the groups) gridcore_", said)
 
 
 def test_a_node_is_found_by_its_name_in_the_inventory_and_forgotten_for_good(
