@@ -170,11 +170,19 @@ def test_a_task_is_added_once_with_all_its_fields(hub: HubProcess, operator: Ope
     }
     assert operator.changes("task_add", check=True, **typed) == 0
     assert hub.get("/api/tasks/full").status == 404
-    assert operator.changes("task_add", "task_add", **typed) == 1
+    said = operator.play("task_add", "task_add", **typed)
+    assert changed(said) == 1
+    assert "no Redis that they are in" not in said
     task = hub.get("/api/tasks/full").json
     expected = {name.removeprefix("task_"): value for name, value in typed.items()}
     expected |= {"env": {"LEVEL": "***"}, "memory": 512, "parallelism": 2, "stop_timeout": 2.5}
     assert {name: task[name] for name in expected} == expected
+
+
+def test_queues_without_a_redis_are_added_and_told(hub: HubProcess, operator: Operator) -> None:
+    said = operator.play("task_add", task_name="bare", task_image="a:1", task_input_queue="in")
+    assert "bare names queues, and no Redis that they are in" in said
+    assert hub.get("/api/tasks/bare").json["input_queue"] == "in"
 
 
 def test_a_task_with_a_wrong_value_is_refused_in_the_hubs_words(hub: HubProcess, operator: Operator) -> None:
