@@ -286,6 +286,9 @@ def _failure(answer: Response) -> HubError:
     problem = problem if isinstance(problem, dict) else {}
     # A hub slows bad tokens from one address down, so this one is bad, too.
     is_slowed = answer.status == 429 and str(problem.get("type")).endswith(TOO_MANY_ATTEMPTS)
+    if _is_of_a_stranger(answer):
+        text = f"the hub's address answers {answer.status}, and not as a hub does"
+        return HubUnreachable(f"{text}; does a proxy or a firewall stand between this machine and the hub?")
     if answer.status in (401, 403) or is_slowed:
         return HubRejectedToken(f"the hub answered {answer.status}: it does not accept this token")
     detail = mask_text(str(problem.get("detail") or problem.get("title") or ""))[:MAX_DETAIL]
@@ -295,6 +298,14 @@ def _failure(answer: Response) -> HubError:
     if 300 <= answer.status < 400 and (where := answer.headers.get("location")):
         return HubUnreachable(f"{text} and points to {mask_text(where)[:MAX_DETAIL]}; is server_url right?")
     return HubUnreachable(f"{text}: {detail}" if detail else text)
+
+
+def _is_of_a_stranger(answer: Response) -> bool:
+    """Whether it is no hub that refuses: it shows a page where hubs have none, or wants another login."""
+    if answer.status == 403:
+        return answer.headers.get("content-type", "").lower().startswith("text/html")
+    wanted = answer.headers.get("www-authenticate", "").lower()
+    return answer.status == 401 and bool(wanted) and "bearer" not in wanted
 
 
 def _pause(answer: Response) -> float | None:

@@ -55,6 +55,20 @@ async def test_a_rejected_token_is_told_apart(status: int) -> None:
         await HubClient(Hub(reply(status))).heartbeat(BEAT)
 
 
+async def test_a_firewalls_page_and_a_proxys_login_are_no_word_about_the_token() -> None:
+    page = reply(403, "<html>Access denied</html>", content_type="text/html; charset=utf-8")
+    login = reply(401, None, www_authenticate='Basic realm="proxy"')
+    for stranger in (page, login):
+        with pytest.raises(HubUnreachable, match="a proxy or a firewall"):
+            await HubClient(Hub(stranger)).heartbeat(BEAT)
+    # A hub that was made with a web framework may show its page for 401; ours names its scheme.
+    theirs = reply(401, "<title>401 Unauthorized</title>", content_type="text/html")
+    ours = reply(401, {"title": "A token is needed"}, www_authenticate='Bearer realm="computehub"')
+    for answer in (theirs, ours):
+        with pytest.raises(HubRejectedToken):
+            await HubClient(Hub(answer)).heartbeat(BEAT)
+
+
 async def test_a_bad_token_among_too_many_is_a_bad_token_and_other_limits_are_not() -> None:
     slowed = reply(429, {"type": "urn:x:too-many-attempts"}, retry_after="5")
     with pytest.raises(HubRejectedToken) as rejected:
