@@ -45,6 +45,8 @@ REGISTER_GAP = 5.0
 """Seconds: a hub that forgets this node sooner after it registered is not asked again at once."""
 ENGINE_HEAD_START = 5.0
 """Seconds that the first registration waits for the engine to tell its platform."""
+BEATS, WATCH = "heartbeats", "watch"
+"""The two loops, as they ask."""
 FAREWELL = 5.0
 """Seconds for the last words to the hub."""
 
@@ -120,7 +122,7 @@ class HubLink:
                 await self._beat()
             except HubError as error:
                 failures += 1
-                await self._until(self._finishing, timeout=self._lost(error, failures))
+                await self._until(self._finishing, timeout=self._lost(BEATS, error, failures))
             else:
                 failures = 0
                 if self._registered.is_set() or self._told_to_stop:
@@ -142,16 +144,19 @@ class HubLink:
             if platform is None or node_id is None:
                 raise AssertionError("registered without an id or a platform")
             asked, token = time.monotonic(), self._client.token
+            # After a failure it is not held: whether the hub answers again must be known at once.
+            wait = WAIT if etag and not failures else None
             try:
-                answer = await self._client.task(platform, node_id, etag, WAIT if etag else None)
+                answer = await self._client.task(platform, node_id, etag, wait)
             except HubError as error:
                 if isinstance(error, HubRejectedToken) and token != self._client.token:
                     continue  # it has been replaced meanwhile
                 failures += 1
                 self._fresh_token.clear()
-                await self._until(self._fresh_token, timeout=self._lost(error, failures))
+                await self._until(self._fresh_token, timeout=self._lost(WATCH, error, failures))
                 continue
             failures = 0
+            self.contact.find(WATCH)
             etag = answer.etag
             if answer.heartbeat_now:
                 self._beat_now.set()
@@ -163,7 +168,7 @@ class HubLink:
                 self._apply()
             if etag is None:
                 await asyncio.sleep(POLL)
-            elif not answer.changed and not answer.heartbeat_now and time.monotonic() - asked < 1.0:
+            elif wait and not answer.changed and not answer.heartbeat_now and time.monotonic() - asked < 1.0:
                 await asyncio.sleep(POLL)  # this hub has ETags but does not hold requests
 
     async def finish(self, heartbeats: asyncio.Task[None]) -> None:
@@ -210,7 +215,8 @@ class HubLink:
         self._draining = answer.drain
         self._registered.set()
         self._registered_at = time.monotonic()
-        self.contact.find()
+        self.contact.find(BEATS)
+        self.contact.mend()
         log.info("registered", node_id=self.node_id, architecture=identity.architecture)
         self._apply()
 
@@ -226,7 +232,7 @@ class HubLink:
         self._board.news.clear()
         self._beat_now.clear()
         report, errors = self._board.report, self._board.take_errors()
-        was_away = self.contact.away is not None
+        was_lost = self.contact.was_lost
         try:
             answer = await self._client.heartbeat(
                 HeartbeatRequest(
@@ -249,7 +255,9 @@ class HubLink:
                 if self._credentials.has_other:
                     self._registered.clear()
             raise
-        self.contact.find()
+        self.contact.find(BEATS)
+        if was_lost:
+            self.contact.mend()
         if answer.known is not False:
             self.contact.note_heartbeat()
         self._credentials.accept()
@@ -262,7 +270,7 @@ class HubLink:
             self._told_to_stop = True
             self._on_stop()
         # A hub that never says `known` may have been replaced while it was away.
-        if answer.known is False or (answer.known is None and was_away):
+        if answer.known is False or (answer.known is None and was_lost):
             self._board.keep_errors(errors)
             self._registered.clear()
         elif answer.known and (answer.drain, answer.nothing) != (self._draining, self._nothing):
@@ -328,8 +336,8 @@ class HubLink:
             for wait in waits:
                 wait.cancel()
 
-    def _lost(self, error: HubError, failures: int) -> float:
+    def _lost(self, asker: str, error: HubError, failures: int) -> float:
         text = None
         if isinstance(error, HubRejectedToken):
             text = self._credentials.explain(self._config)
-        return self.contact.lose(error, failures, text)
+        return self.contact.lose(asker, error, failures, text)

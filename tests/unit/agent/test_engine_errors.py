@@ -65,7 +65,7 @@ def test_a_daemon_that_is_away_is_told_apart_from_one_that_hangs() -> None:
     assert "group `docker`" in str(translate(1, denied, "listing"))
     assert isinstance(translate(124, "", "listing"), EngineTimeout)
     # What docker says when timeout(1) ends it while the daemon hangs.
-    cut_off = "error during connect: Get \"http://%2Frun%2Fd.sock/v1.41/containers/x/json\": "
+    cut_off = 'error during connect: Get "http://%2Frun%2Fd.sock/v1.41/containers/x/json": '
     assert isinstance(translate(124, cut_off, "listing"), EngineTimeout)
     for said in ("\nRun 'docker run --help' for more information\n", "Error: failed to start containers: x"):
         assert isinstance(not_started(124, said, "starting x", Stage.START), EngineTimeout)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from agent import contact, hub_link, membership
 from agent.hub_link import HubLink
@@ -309,7 +310,7 @@ async def test_a_token_revoked_while_it_works_stops_nothing(tmp_path: Path) -> N
         for path in (REGISTER, BEAT, WATCH):
             rig.hub.accepts[path] -= {"own-1"}
         await until(lambda: "own-2" in rig.hub.shown(WATCH))
-        assert rig.link.contact.away is None
+        await until(lambda: rig.link.contact.away is None)
     assert all(wanted == before[0] for wanted in rig.wanted)
     assert rig.hub.shown(REGISTER) == ["own-1", "join"]
     assert "join" not in rig.hub.shown(BEAT) + rig.hub.shown(WATCH)
@@ -406,3 +407,23 @@ async def test_the_hubs_heartbeat_interval_counts_from_its_answer_on_up_and_down
         rig.hub.answer = {"heartbeat_interval": 1}
         rig.board.error("kind", "news")
         await until(lambda: rig.hub.count(BEAT) >= beats + 3)
+
+
+async def test_a_hub_that_refuses_the_question_for_the_task_alone_is_away(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(tmp_path, Hub())
+    rig.hub.known = None  # type: ignore[assignment] # as a hub that never says
+    paths = ("/gridnode/register", "/gridnode/heartbeat", "/gridnode/task")
+    rig.hub.accepts = {path: {"t"} for path in paths[:2]}
+    with capture_logs() as logs:
+        async with rig.running():
+            await until(lambda: rig.link.contact.kind == "token-rejected")
+            rig.link._beat_now.set()
+            beats = rig.hub.count("/gridnode/heartbeat")
+            await until(lambda: rig.hub.count("/gridnode/heartbeat") > beats + 1)
+            assert rig.link.contact.kind == "token-rejected", "though heartbeats are answered"
+            rig.hub.accepts = {path: {"t"} for path in paths}
+            await until(lambda: rig.link.contact.away is None)
+    assert [entry["event"] for entry in logs if "hub" in entry["event"]] == ["hub", "hub answers again"]
+    assert rig.hub.count("/gridnode/register") <= 2, "the loss is the reason for one at most"
