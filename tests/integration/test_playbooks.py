@@ -422,7 +422,7 @@ def test_a_task_is_queued_again_and_a_change_taken_back_once(switched: HubProces
     assert "is current" in operator.play("task_requeue", fails=True, task="second")
 
     before = switched.get("/api/tasks/first").json["image"]
-    change = {"task": "first", "task_image": "registry:5000/first:2"}
+    change: dict[str, Any] = {"task": "first", "task_image": "registry:5000/first:2"}
     assert operator.changes("task_change", "task_revert", **change) == 2
     assert switched.get("/api/tasks/first").json["image"] == before
     assert "earlier" in operator.play("task_revert", fails=True, task="first")
