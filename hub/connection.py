@@ -226,12 +226,14 @@ class Connection(asyncio.Protocol):
         return None if self.transport is None else self.transport.get_extra_info(name)
 
     async def send(self, data: bytes) -> None:
-        if self.transport is None or not data:
-            return
-        self.transport.write(data)
-        if self._is_clogged:
-            self._readable = self._readable or self.lanes.loop.create_future()
-            await asyncio.shield(self._readable)
+        # In pieces: however large an answer is, its copy here is not.
+        for start in range(0, len(data), MOST_UNREAD):
+            if self.transport is None:
+                return
+            self.transport.write(data[start : start + MOST_UNREAD])
+            if self._is_clogged:
+                self._readable = self._readable or self.lanes.loop.create_future()
+                await asyncio.shield(self._readable)
 
     def read_on(self) -> None:
         self._steer()

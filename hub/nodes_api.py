@@ -30,7 +30,15 @@ from hub.node_messages import (
     OrderedNodes,
 )
 from hub.node_operations import CHUNK, ManyOrder, Ordered
-from hub.operators import NoBody, NoQuery, answer, document_problems, no_content, read_nothing
+from hub.operators import (
+    NoBody,
+    NoQuery,
+    answer,
+    answer_list,
+    document_problems,
+    no_content,
+    read_nothing,
+)
 from hub.redaction import hiding
 from hub.registry import Node
 from hub.store import Store
@@ -51,6 +59,7 @@ log = structlog.get_logger()
 def nodes_api(store: Store, desk: Desk) -> Blueprint:
     """The routes, over this store; at the `desk` operators wait for logs."""
     api = Blueprint("nodes", __name__, url_prefix="/api")
+    listing = asyncio.Lock()
 
     @api.get("/nodes")
     @tag(["nodes"])
@@ -64,10 +73,11 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
         hide = hiding(tasks)
 
         def views() -> Response:
-            return answer([node_view(node, tasks, hide) for node in nodes if is_asked(node)])
+            return answer_list(node_view(node, tasks, hide) for node in nodes if is_asked(node))
 
-        # Thousands of nodes take their time, and heartbeats must not wait for it.
-        return await asyncio.to_thread(views)
+        # Thousands of nodes take their time, and heartbeats must not wait for it: however many people ask.
+        async with listing:
+            return await asyncio.to_thread(views)
 
     @api.post("/nodes/drain")
     @tag(["nodes"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -71,6 +71,12 @@ def refuse_vain_guard(request: Request) -> None:
 def answer(value: Any, status: int = 200) -> Response:
     """A JSON answer."""
     return Response(json.dumps(value), status=status, content_type="application/json")
+
+
+def answer_list(values: Iterable[Any]) -> Response:
+    """A JSON answer that may be long: each value by itself, so that other threads have their turn between."""
+    body = ", ".join(json.dumps(value) for value in values)
+    return Response(f"[{body}]", content_type="application/json")
 
 
 def no_content(status: int, headers: Mapping[str, str] | None = None) -> Response:

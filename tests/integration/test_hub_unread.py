@@ -12,11 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from gridcore.protocol import RegisterRequest, TaskDefinition
+from gridcore.protocol import (
+    MAX_ERRORS,
+    HeartbeatRequest,
+    NodeErrorReport,
+    RegisterRequest,
+    TaskDefinition,
+)
 from hub import connection, http_server
 from hub.app import build_app
 from hub.lanes import Lanes
-from hub.operations import add_task, register, start_next
+from hub.operations import add_task, heartbeat, register, start_next
 from hub.settings import HubSettings
 from hub.store_local import LocalStore, open_memory
 from hub.waiters import Waiters
@@ -120,6 +126,28 @@ async def test_what_is_kept_for_who_never_reads_is_little_and_ends(
     hub.lanes.tidy(http_server.KEEP_ALIVE)
     await asyncio.sleep(0.1)
     assert not hub.lanes.all
+
+
+async def test_an_answer_of_megabytes_is_sent_in_pieces_and_arrives_whole(hub: InProcess) -> None:
+    error = NodeErrorReport(kind="failed", message="m" * 1000)
+    for number in range(100):
+        facts = RegisterRequest(node_id=f"n{number}", hostname="h", architecture="x86_64", cpu_count=1)
+        await hub.store.run(register(facts))
+        beat = HeartbeatRequest(
+            node_id=f"n{number}", status="Error", active_containers=0, errors=[error] * MAX_ERRORS
+        )
+        await hub.store.run(heartbeat(beat))
+    most = await hub.pour(ask("/api/nodes"), 2.0)
+    assert 0 < most < 2 * connection.MOST_UNREAD + connection.MOST_AHEAD + 256 * KIB
+    reader, writer = await asyncio.open_connection(*hub.listener.getsockname(), limit=4 * KIB)
+    writer.write(ask("/api/nodes", "Connection: close"))
+    await asyncio.sleep(0.2)  # it waits for its reader
+    answer = await reader.read()
+    writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert len(body) > 2 * MIB
+    assert f"content-length: {len(body)}".encode() in head.lower()
+    assert len(json.loads(body)) == 101
 
 
 async def test_a_stream_of_events_that_nobody_reads_is_kept_in_little_and_ended(
