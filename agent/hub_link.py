@@ -144,10 +144,11 @@ class HubLink:
             if platform is None or node_id is None:
                 raise AssertionError("registered without an id or a platform")
             asked, token = time.monotonic(), self._client.token
-            # After a failure it is not held: whether the hub answers again must be known at once.
-            wait = WAIT if etag and not failures else None
+            # After a failure nothing is known, so that no hub holds it: whether it answers must show at once.
+            known = None if failures else etag
+            wait = WAIT if known else None
             try:
-                answer = await self._client.task(platform, node_id, etag, wait)
+                answer = await self._client.task(platform, node_id, known, wait)
             except HubError as error:
                 if isinstance(error, HubRejectedToken) and token != self._client.token:
                     continue  # it has been replaced meanwhile

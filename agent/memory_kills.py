@@ -23,6 +23,8 @@ LOOK = 1.0
 """Seconds between looks at the counter: what is killed otherwise at another moment is told from it."""
 LATE = 2.0
 """Seconds, at most, between a kill and the end of its container, as the engine notes it."""
+UNSURE = 30.0
+"""The same on a busy machine, where what is left of a container waits long for a CPU: perhaps."""
 KEPT = 64
 """Rises that are remembered."""
 
@@ -88,7 +90,13 @@ class MemoryKills:
             return Word.CONTAINER
         if self._total is None or ended < self._began:
             return Word.UNKNOWN
-        return Word.NOTHING if rise is None else Word.MACHINE
+        if rise is None:
+            return Word.UNKNOWN if self._is_near(ended) else Word.NOTHING
+        return Word.MACHINE
+
+    def _is_near(self, ended: float) -> bool:
+        """Whether there was a kill that explains nothing yet, and may explain this end."""
+        return any(rise.count and rise.after <= ended <= rise.before + UNSURE for rise in self._rises)
 
     def _claim(self, ended: float) -> _Rise | None:
         for rise in self._rises:

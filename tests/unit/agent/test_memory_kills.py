@@ -48,6 +48,18 @@ def test_a_rise_explains_one_container_that_ended_with_it(kernel: Kernel) -> Non
     assert [word(kills, name, 25.0) for name in "abc"] == [Word.MACHINE, Word.MACHINE, Word.NOTHING]
 
 
+def test_an_end_some_seconds_after_a_rise_is_not_called_something_elses(kernel: Kernel) -> None:
+    # On a busy machine a container at the lowest weight takes so long to end once it was killed.
+    kills = MemoryKills(kernel, 0.0)
+    kernel.total = 8
+    kills.look(10.0)
+    kills.look(50.0)
+    assert word(kills, "late", 18.0) is Word.UNKNOWN
+    assert word(kills, "later", 45.0) is Word.NOTHING
+    assert word(kills, "then", 9.0) is Word.MACHINE
+    assert word(kills, "late too", 18.0) is Word.NOTHING, "the rise is explained"
+
+
 def test_what_the_engine_heard_is_sure_and_explains_the_rise(kernel: Kernel) -> None:
     kills = MemoryKills(kernel, 0.0)
     kills.told("a")
