@@ -6,6 +6,7 @@ words, and its slot learns how long to wait before the next.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
@@ -17,7 +18,7 @@ from agent.engine import Engine
 from agent.errors import EngineError
 from agent.exits import SIGKILLED, Circumstances, Exit, classify
 from agent.limits import Breach, Limit
-from agent.memory_kills import MemoryKills, Word
+from agent.memory_kills import HEARSAY, MemoryKills, Word
 from agent.planner import Container
 from agent.report import Board
 from agent.runs import Run, Runs
@@ -96,7 +97,15 @@ class Accounts:
 
     def out_of_memory(self, container_id: str) -> None:
         """The engine says that the kernel killed in this container for want of memory."""
-        self._kills.told(container_id)
+        self._kills.told(container_id, time.time())
+
+    def run_on(self, running: Iterable[Container]) -> None:
+        """These run: of a kill for memory that did not end one of them, nothing else tells."""
+        for c in running:
+            if self._kills.outlived(c.id, time.time()):
+                text = f"{c.name}: the kernel killed a process of it for memory (limit {c.memory_mb} MB)"
+                log.warning("killed within", container=c.name, limit_mb=c.memory_mb)
+                self._board.error("out-of-memory", f"{text}, and it runs on", c.instance)
 
     def seen_running(self, kept: Mapping[str, int], now: float) -> None:
         """The containers that stay, by id, with their slots: trouble that they are over is forgotten."""
@@ -168,7 +177,7 @@ class Accounts:
             killed=container.id in self._killed,
             condemned=self.condemned.get(container.id),
             interrupted=container.id in self._interrupted,
-            kernel=self._kernels_word(container, asked=asked),
+            kernel=await self._kernels_word(container, asked=asked),
         )
         tail = await self._log_tail(container)
         end = classify(container, tail, known)
@@ -189,9 +198,11 @@ class Accounts:
             text = mask_values(end.text, container.secrets)
             self._board.error(end.kind, f"{container.name}: {text}", container.instance)
 
-    def _kernels_word(self, container: Container, *, asked: bool) -> Word:
+    async def _kernels_word(self, container: Container, *, asked: bool) -> Word:
         self._kills.look(time.time())
         killed = container.exit_code == SIGKILLED and not asked
+        if killed and self._kills.is_open(container.id, container.finished, by_engine=container.oom):
+            await asyncio.sleep(HEARSAY)
         return self._kills.word(container.id, container.finished, by_engine=container.oom, killed=killed)
 
     def _remember(self, instance: int, end: Exit, ran: float) -> None:

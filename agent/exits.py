@@ -98,6 +98,8 @@ def _killed(code: int, limit_mb: int, kernel: Word) -> Exit:
         case Word.MACHINE:
             text = f"out of memory: killed as the kernel was killing on this machine for memory {limit}"
             return Exit("out-of-memory", text, True)
+        case Word.EARLIER:
+            text = f"killed (SIGKILL) by something else, long after a process of it was for memory {limit}"
         case Word.NOTHING:
             text = "killed (SIGKILL) by something else: neither the agent nor the kernel for want of memory"
         case Word.UNKNOWN:

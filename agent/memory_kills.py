@@ -5,6 +5,10 @@ Of a container it speaks through the engine: the cgroup's own `oom_kill` counter
 `oom` event and by OOMKilled. Not every engine hears it in time. Of the machine it speaks through a counter
 that stays, `oom_kill` of /proc/vmstat, the same under v1 and v2: it rises with each process that is killed
 for memory. So a container that was killed while it stood still was killed by something else.
+
+Neither says which process it was. A container may outlive a kill in it (a pool that lost one of its workers)
+and be killed by something else much later. And the engine speaks late, also of others that have not ended:
+so whoever is not spoken of is judged last, by what is left of the counter's rise.
 """
 
 from __future__ import annotations
@@ -25,6 +29,10 @@ LATE = 2.0
 """Seconds, at most, between a kill and the end of its container, as the engine notes it."""
 UNSURE = 30.0
 """The same on a busy machine, where what is left of a container waits long for a CPU: perhaps."""
+HEARSAY = 2.0
+"""Seconds that the engine has to say whom a rise is about, before another container is told to be it."""
+EVENT_LATE = 10.0
+"""Seconds, at most, between a kill and the engine's event: 2 s on a machine that had too much to do."""
 KEPT = 64
 """Rises that are remembered."""
 
@@ -33,6 +41,7 @@ class Word(Enum):
     """What the kernel says of a container that was killed."""
 
     CONTAINER = "it was this container"
+    EARLIER = "it killed in this container, and that went on for long"
     MACHINE = "it killed some process of this machine for memory just then, and nothing says which"
     NOTHING = "it killed none for memory"
     UNKNOWN = "it cannot be asked here"
@@ -57,7 +66,8 @@ class MemoryKills:
         self._total = count()
         self._began = self._looked = now
         self._rises: deque[_Rise] = deque(maxlen=KEPT)
-        self._told: set[str] = set()
+        self._told: dict[str, float] = {}
+        self._outlived: set[str] = set()
 
     def look(self, now: float) -> None:
         """Read the counter: now and then, and before what ended is judged."""
@@ -74,36 +84,58 @@ class MemoryKills:
             self.look(time.time())
             await asyncio.sleep(LOOK)
 
-    def told(self, container_id: str) -> None:
-        """The engine says that the kernel killed in this container."""
-        self._told.add(container_id)
+    def told(self, container_id: str, now: float) -> None:
+        """The engine says that the kernel killed in this container: that explains one of its kills."""
+        self.look(now)
+        self._claim(now, EVENT_LATE)
+        self._told[container_id] = now
 
     def forget_gone(self, present: Set[str]) -> None:
         """Only containers that are still there matter."""
-        self._told &= present
+        self._told = {i: at for i, at in self._told.items() if i in present}
+        self._outlived &= present
+
+    def outlived(self, container_id: str, now: float) -> bool:
+        """Of a container that runs: True once, when a kill in it has evidently not ended it."""
+        at = self._told.get(container_id)
+        if at is None or now - at < UNSURE or container_id in self._outlived:
+            return False
+        self._outlived.add(container_id)
+        return True
+
+    def is_open(self, container_id: str, ended: float, *, by_engine: bool) -> bool:
+        """Whether the engine may still say that a kill of just then was in this container, or in which."""
+        return not by_engine and container_id not in self._told and self._find(ended, UNSURE) is not None
 
     def word(self, container_id: str, ended: float, *, by_engine: bool, killed: bool) -> Word:
         """Of a container that ended: whether OOMKilled is set, and whether SIGKILL ended it, unasked."""
-        is_sure = by_engine or container_id in self._told
-        rise = self._claim(ended) if is_sure or killed else None
-        if is_sure:
-            return Word.CONTAINER
+        at = self._told.get(container_id)
+        if by_engine or at is not None:
+            is_claimed = at is None and self._claim(ended, LATE)
+            return Word.EARLIER if killed and not is_claimed and self._is_old(at, ended) else Word.CONTAINER
         if self._total is None or ended < self._began:
             return Word.UNKNOWN
-        if rise is None:
-            return Word.UNKNOWN if self._is_near(ended) else Word.NOTHING
-        return Word.MACHINE
+        if killed and self._claim(ended, LATE):
+            return Word.MACHINE
+        return Word.UNKNOWN if killed and self._find(ended, UNSURE) else Word.NOTHING
 
-    def _is_near(self, ended: float) -> bool:
-        """Whether there was a kill that explains nothing yet, and may explain this end."""
-        return any(rise.count and rise.after <= ended <= rise.before + UNSURE for rise in self._rises)
+    def _is_old(self, at: float | None, ended: float) -> bool:
+        """Whether the last kill in a container was long before its end; `at`: when the engine told of it."""
+        since = ended - UNSURE
+        if at is not None:
+            return at < since
+        was_watched = self._total is not None and self._began <= since
+        return was_watched and not any(r.after <= ended + LATE and r.before >= since for r in self._rises)
 
-    def _claim(self, ended: float) -> _Rise | None:
-        for rise in self._rises:
-            if rise.count and rise.after <= ended <= rise.before + LATE:
-                rise.count -= 1
-                return rise
-        return None
+    def _claim(self, moment: float, late: float) -> bool:
+        rise = self._find(moment, late)
+        if rise is not None:
+            rise.count -= 1
+        return rise is not None
+
+    def _find(self, moment: float, late: float) -> _Rise | None:
+        """The first rise, not yet explained, that may have come to light at a moment."""
+        return next((r for r in self._rises if r.count and r.after <= moment <= r.before + late), None)
 
 
 def machine_kills(path: Path = VMSTAT) -> int | None:

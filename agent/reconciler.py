@@ -195,6 +195,7 @@ class Reconciler:
             if self._scratch.is_due(self._asked, self._containers):
                 self._executor.spawn(self._scratch.tidy(self._asked.key if self._asked else None))
         self._accounts.seen_running(keepers(self._state()), time.monotonic())
+        self._accounts.run_on(self.running)
         self._show()
         return True
 

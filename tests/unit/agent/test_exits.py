@@ -46,7 +46,8 @@ def test_what_init_could_not_start_is_told_from_what_ran_and_failed() -> None:
     [
         (Word.CONTAINER, "out-of-memory", "out of memory (limit 64 MB)"),
         (Word.MACHINE, "out-of-memory", "out of memory: killed as the kernel was killing on this machine"),
-        (Word.NOTHING, "sigkill", "killed (SIGKILL) by something else"),
+        (Word.EARLIER, "sigkill", "killed (SIGKILL) by something else, long after a process of it was"),
+        (Word.NOTHING, "sigkill", "killed (SIGKILL) by something else: neither the agent nor the kernel"),
         (Word.UNKNOWN, "sigkill", "killed (SIGKILL), and not by the agent"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.engine_events import EventLines
-from agent.memory_kills import MemoryKills, Word, machine_kills
+from agent.memory_kills import UNSURE, MemoryKills, Word, machine_kills
 
 
 class Kernel:
@@ -62,17 +62,73 @@ def test_an_end_some_seconds_after_a_rise_is_not_called_something_elses(kernel: 
 
 def test_what_the_engine_heard_is_sure_and_explains_the_rise(kernel: Kernel) -> None:
     kills = MemoryKills(kernel, 0.0)
-    kills.told("a")
     kernel.total = 9
+    kills.told("a", 7.0)
     kills.look(10.0)
     assert word(kills, "a", 5.0) is Word.CONTAINER
     assert word(kills, "b", 5.0, by_engine=True) is Word.CONTAINER
     assert word(kills, "c", 5.0) is Word.NOTHING
 
 
+def test_a_kill_in_a_container_that_lives_explains_the_rise_to_all_others(kernel: Kernel) -> None:
+    kills = MemoryKills(kernel, 0.0)
+    kernel.total = 8
+    kills.told("a pool that lost a worker", 5.0)
+    assert word(kills, "killed by hand just then", 4.5) is Word.NOTHING
+    kernel.total = 10
+    kills.told("a pool that lost a worker", 15.0)
+    assert [word(kills, name, 14.5) for name in "ab"] == [Word.MACHINE, Word.NOTHING], "two were killed"
+
+
+def test_the_engine_is_waited_for_only_while_a_rise_is_not_explained(kernel: Kernel) -> None:
+    kills = MemoryKills(kernel, 0.0)
+    kills.look(4.0)
+    assert not kills.is_open("a", 3.0, by_engine=False)
+    kernel.total = 8
+    kills.look(5.0)
+    assert kills.is_open("a", 4.5, by_engine=False)
+    assert not kills.is_open("a", 4.5, by_engine=True)
+    kills.told("b", 6.5)
+    assert not kills.is_open("a", 4.5, by_engine=False)
+    assert word(kills, "a", 4.5) is Word.NOTHING
+
+
+def test_who_outlived_a_kill_in_it_was_killed_by_something_else_long_after(
+    kernel: Kernel,
+) -> None:
+    kills = MemoryKills(kernel, 0.0)
+    kernel.total = 9
+    for container in "ab":
+        kills.told(container, 100.0)
+    assert word(kills, "a", 100.0 + UNSURE) is Word.CONTAINER, "it took its time to end"
+    assert word(kills, "b", 101.0 + UNSURE) is Word.EARLIER
+    assert kills.word("b", 101.0 + UNSURE, by_engine=True, killed=False) is Word.CONTAINER, "its own exit"
+
+
+def test_an_old_kill_that_only_the_engine_remembers_is_told_by_the_counter(kernel: Kernel) -> None:
+    kills = MemoryKills(kernel, 100.0)
+    kills.look(200.0)
+    assert word(kills, "a", 190.0, by_engine=True) is Word.EARLIER
+    assert word(kills, "b", 99.0 + UNSURE, by_engine=True) is Word.CONTAINER, "nobody watched for long enough"
+    kernel.total = 8
+    kills.look(300.0)
+    assert word(kills, "c", 290.0, by_engine=True) is Word.CONTAINER
+    kernel.total = None
+    kills.look(400.0)
+    assert word(kills, "d", 390.0, by_engine=True) is Word.CONTAINER
+
+
+def test_a_kill_that_a_container_outlives_is_found_once(kernel: Kernel) -> None:
+    kills = MemoryKills(kernel, 0.0)
+    kernel.total = 8
+    kills.told("a", 10.0)
+    asked = [("a", 10.0 + UNSURE - 1), ("b", 10.0 + UNSURE), ("a", 10.0 + UNSURE), ("a", 11.0 + UNSURE)]
+    assert [kills.outlived(*one) for one in asked] == [False, False, True, False]
+
+
 def test_what_is_told_of_a_container_goes_with_it(kernel: Kernel) -> None:
     kills = MemoryKills(kernel, 0.0)
-    kills.told("a")
+    kills.told("a", 4.0)
     kills.forget_gone({"b"})
     assert word(kills, "a", 5.0) is Word.NOTHING
 
