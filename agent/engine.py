@@ -111,9 +111,12 @@ class Engine:
             text = f"{image} is made for {made_for}, this node needs {platform}"
             raise EngineError("wrong-platform", text, permanent=True)
 
-    async def start(self, slot: spec.SlotSpec) -> None:
-        """Create and start a slot's container. One that was created but did not start stays to be removed."""
-        await self._call(f"starting {slot.name}", lambda: self._start(slot))
+    async def start(self, slot: spec.SlotSpec, advice: str = engine_errors.TRY) -> None:
+        """Create and start a slot's container. One that was created but did not start stays to be removed.
+
+        `advice`: what to do where the engine starts it not and nothing better is known.
+        """
+        await self._call(f"starting {slot.name}", lambda: self._start(slot, advice))
 
     async def signal(self, containers: Sequence[Container], signal: str) -> None:
         """Send a signal; containers that have ended meanwhile make it fail, the others got it."""
@@ -201,7 +204,7 @@ class Engine:
                 return tuple(seen[row[0]] for row in rows if row[0] in seen)
         raise AssertionError
 
-    def _start(self, slot: spec.SlotSpec) -> None:
+    def _start(self, slot: spec.SlotSpec, advice: str) -> None:
         # A file, since values on a command line can be read by every user of the machine.
         handle, path = tempfile.mkstemp(prefix="gridnode-", dir=os.environ.get("RUNTIME_DIRECTORY"))
         try:
@@ -216,7 +219,7 @@ class Engine:
                 self._has_quota = False
                 self._run(slot, path, quota=False)
         except DockerException as error:
-            raise self._why_not_started(slot, error) from None
+            raise self._why_not_started(slot, error, advice) from None
         finally:
             Path(path).unlink(missing_ok=True)
 
@@ -224,11 +227,11 @@ class Engine:
         options = run_options(slot, self._owner, env_file, quota=quota)
         self._docker.container.run(slot.image, slot.command or (), **options)
 
-    def _why_not_started(self, slot: spec.SlotSpec, error: DockerException) -> EngineError:
+    def _why_not_started(self, slot: spec.SlotSpec, error: DockerException, advice: str) -> EngineError:
         doing, stderr = f"starting {slot.name}", error.stderr or ""
         reached = not engine_errors.is_unreachable(error.return_code, stderr)
         stage = self._stage(slot) if reached else engine_errors.Stage.CREATE
-        return engine_errors.not_started(error.return_code, stderr, doing, stage)
+        return engine_errors.not_started(error.return_code, stderr, doing, stage, advice)
 
     def _stage(self, slot: spec.SlotSpec) -> engine_errors.Stage:
         """How far a start came that did not succeed: looked for, since the client's words do not tell."""

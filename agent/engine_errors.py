@@ -85,9 +85,14 @@ _PULL = (
         "registry-away",
     ),
 )
+_NO_APPARMOR = _Row(
+    ("apparmor enabled on system but",),
+    "not-started",
+    "install the package `apparmor` on this node; until then its engine starts no container",
+)
 _QUOTA = ("quota", "size")
 _BUSY = "a disk usage operation is already running"
-_TRY = (
+TRY = (
     "the image's command was not reached; `gridnode check` on the node tells whether it starts any container"
 )
 
@@ -102,12 +107,12 @@ def not_pulled(exit_code: int, stderr: str, doing: str) -> EngineError:
     return _nothing_reached(exit_code, stderr, doing) or _told(stderr, doing, _PULL, "failed")
 
 
-def not_started(exit_code: int, stderr: str, doing: str, stage: Stage) -> EngineError:
+def not_started(exit_code: int, stderr: str, doing: str, stage: Stage, advice: str = TRY) -> EngineError:
     """The error for a container that could not be started, by how far that came.
 
     The first program of a container is the engine's own init, which starts the image's command and fails
     within the container: so a start that the engine reports as failed never lacks the image's command,
-    whatever its text says.
+    whatever its text says. `advice` is what to do where nothing better is known.
     """
     if (lost := _nothing_reached(exit_code, stderr, doing)) is not None:
         return lost
@@ -122,7 +127,7 @@ def not_started(exit_code: int, stderr: str, doing: str, stage: Stage) -> Engine
         case Stage.CREATE:
             return _told(stderr, doing, (_DISK_FULL,), "not-created")
         case Stage.START:
-            return _told(stderr, doing, (_DISK_FULL, _NO_GPU), "not-started", _TRY)
+            return _told(stderr, doing, (_DISK_FULL, _NO_GPU, _NO_APPARMOR), "not-started", advice)
 
 
 def is_unreachable(exit_code: int, stderr: str) -> bool:

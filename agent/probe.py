@@ -27,6 +27,7 @@ from gridcore.platforms import AMD64, ARM64, ARMV7
 PROGRAM = "/check"
 PATIENCE = 60.0
 """Seconds for the container to start and end."""
+ADVICE = "no task's container would start either; the engine's log says more: journalctl -u docker"
 LOOK = 0.1
 """Seconds between looks at it."""
 
@@ -118,7 +119,7 @@ async def run_one(node: spec.NodeFacts, settings: Settings) -> float:
             packed = Path(folder) / "image.tar"
             packed.write_bytes(archive(platform))
             await engine.import_image(packed, slot.image)
-        await engine.start(slot)
+        await engine.start(slot, ADVICE)
         _judge(await _ended(engine), name)
     finally:
         await _clean_up(engine, slot)

@@ -66,5 +66,7 @@ def test_a_check_finds_an_engine_that_starts_nothing(
         )
         assert done.returncode == code, done.stderr
         assert ("does not run containers" in done.stderr) is broken
+        assert ("journalctl -u docker" in done.stderr) is broken
+        assert "`gridnode check`" not in done.stderr, "that is what runs"
         lists = (("ps", "-a", "--format", "{{.Names}}"), ("volume", "ls"), ("images",))
         assert not any("idm-check" in own.docker(*words) for words in lists)

@@ -39,7 +39,8 @@ NO_PARSER = (
 @pytest.mark.parametrize(
     ("stage", "stderr", "kind", "says"),
     [
-        (Stage.START, NO_PARSER, "not-started", "`gridnode check` on the node"),
+        (Stage.START, NO_PARSER, "not-started", "install the package `apparmor` on this node"),
+        (Stage.START, "OCI runtime create failed", "not-started", "`gridnode check` on the node"),
         (Stage.START, "fork/exec runc: no such file or directory: unknown", "not-started", "fork/exec runc"),
         (Stage.START, "exec format error", "not-started", "exec format error"),
         (Stage.START, "unable to find user x: no matching entries", "not-started", "unable to find user x"),
