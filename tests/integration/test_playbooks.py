@@ -355,6 +355,26 @@ def test_the_status_shows_what_waits_and_what_is_done(switched: HubProcess, tmp_
         assert lines[1].strip().startswith(said)
 
 
+def test_the_status_says_which_node_still_runs_what_a_change_replaced(
+    switched: HubProcess, tmp_path: Path
+) -> None:
+    """By the task's name nobody could tell: it is the same, as after a new password of the fleet's Redis."""
+    before = switched.get("/gridnode/task").json["generation"]
+    assert switched.request("PATCH", "/api/tasks/first", {"env": {"LEVEL": "2"}}).status == 200
+    after = switched.get("/gridnode/task").json["generation"]
+    for name, generation in (("slow", before), ("quick", after)):
+        register(switched, name)
+        told = {"status": "Running", "active_containers": 2, "task": "first", "generation": generation}
+        beat(switched, name, **told)
+    lines = shown(Operator(switched, tmp_path).play("status"))
+    quick, slow = (
+        next(place for place, line in enumerate(lines) if line.startswith(f"{name}-host "))
+        for name in ("quick", "slow")
+    )
+    assert slow == quick + 1, "nothing is said of the quick one"
+    assert lines[slow + 1] == "    still ends what ran before the last change"
+
+
 def test_a_hub_that_is_away_is_named_with_what_to_do(tmp_path: Path, hub: HubProcess) -> None:
     operator = Operator(hub, tmp_path)
     operator.write({**LOCAL, "gridcore_api_url": "http://127.0.0.1:9", "gridcore_token": TOKEN})
