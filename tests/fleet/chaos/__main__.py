@@ -65,6 +65,9 @@ def main() -> None:
         f"{record.violations} invariants violated, {time.monotonic() - begin:.0f} s in all",
         soft_wrap=True,
     )
+    seen = {one.fault for one in record.seen}
+    if missed := [name for name in faults or sorted(FAULTS) if name not in seen]:
+        console.print(f"chaos: not met in {chosen.minutes:g} minutes: {','.join(missed)}", soft_wrap=True)
     sys.exit(1 if record.violations else 0)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 
+from agent.slots import STEADY
 from tests.fleet.chaos import look
 from tests.fleet.chaos.ground import fill, free
-from tests.fleet.chaos.scene import UNIT, Catalogue, Scene
+from tests.fleet.chaos.scene import UNIT, WITHIN, Catalogue, Scene
 from tests.fleet.engine import FleetError
 from tests.fleet.grid import REGISTRY_PORT, wait_until
 
@@ -27,8 +28,8 @@ sleep {delay}
 {kill}
 kill $events
 """
-PROVEN_WITHIN = 30.0
-"""Seconds: a slot that failed to start again and again is in Error until its container has run for 10 s."""
+PROVEN_WITHIN = WITHIN + STEADY
+"""Seconds: a slot that failed to start again and again is in Error until its container has run so long."""
 FAKETIME_FILE = "/etc/chaos-faketime"
 FAKETIME_DROP_IN = f"/run/systemd/system/{UNIT}.service.d/chaos.conf"
 FAKETIME = f"""\

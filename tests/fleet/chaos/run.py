@@ -14,15 +14,13 @@ from tests.fleet.chaos import ground as grounds
 from tests.fleet.chaos import look, machine_faults, network_faults
 from tests.fleet.chaos.ground import IN_HAND, OUTPUT, Ground
 from tests.fleet.chaos.record import Record, Seen
-from tests.fleet.chaos.scene import UNIT, Fault, Scene
+from tests.fleet.chaos.scene import UNIT, WITHIN, Fault, Scene
 from tests.fleet.chaos.schedule import Injection, choose, schedule
 from tests.fleet.engine import PROJECT, FleetError
 from tests.fleet.show import console
 
 FAULTS: dict[str, Fault] = {**machine_faults.FAULTS, **network_faults.FAULTS}
 
-WITHIN = 15.0
-"""Seconds after a fault's end in which the containers must be as they should."""
 PATIENCE = 90.0
 """Seconds that a recovery is waited for, to tell how long it really took."""
 LOOK_EVERY = 0.5

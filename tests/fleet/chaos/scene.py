@@ -16,6 +16,8 @@ from tests.fleet.grid import wait_until
 from tests.fleet.hosts import Host
 
 UNIT = "gridnode"
+WITHIN = 15.0
+"""Seconds after a fault's end in which the containers must be as they should, and mostly all else."""
 SEEN_WITHIN = 15.0
 """Seconds until the hub must say why a slot does not compute."""
 
@@ -137,7 +139,7 @@ class Catalogue(dict[str, Fault]):
         *,
         seconds: Seconds = (0.0, 0.0),
         agent: look.AgentRule = "same",
-        word_within: float = 15.0,
+        word_within: float = WITHIN,
         fills_disk: bool = False,
     ) -> Callable[[Act], Act]:
         """Decorate the function that makes it happen."""
