@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import ssl
 import subprocess
 import sys
@@ -207,9 +208,21 @@ class Grid:
 
     # Redis
 
+    def renew_redis_password(self) -> tuple[str, str]:
+        """Another `gridcore_redis_password`, which nobody has yet; returns the old one and the new one."""
+        old = self.fleet.secret("redis_password")
+        self.fleet.keep("redis_previous_password", old)
+        self.fleet.keep("redis_password", new := secrets.token_urlsafe(24))
+        self.__dict__.pop("redis", None)
+        return old, new
+
+    def looked_up(self, secret: str) -> str:
+        """A variable's value that is read out of the secret's file, so that no command line shows it."""
+        return f"{{{{ lookup('ansible.builtin.file', '{self.fleet.state / secret}') }}}}"
+
     @cached_property
     def redis(self) -> redis.Redis:
-        """The fleet's Redis, seen from here."""
+        """The fleet's Redis, seen from here, with the password of the inventory."""
         return redis.Redis(
             host=self.control.address,
             password=self.fleet.secret("redis_password"),

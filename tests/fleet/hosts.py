@@ -133,9 +133,14 @@ class Fleet:
         """A password of this fleet, made when it is first asked for and kept in a 0600 file."""
         path = self.state / name
         if not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_urlsafe(24))
+            self.keep(name, secrets.token_urlsafe(24))
         return path.read_text()
+
+    def keep(self, name: str, secret: str) -> None:
+        """Put a secret where inventories look for it."""
+        path = self.state / name
+        path.touch(mode=0o600)
+        path.write_text(secret)
 
 
 def client_key() -> Path:

@@ -52,12 +52,6 @@ class HubsGrid(Grid):
         """The main process of each hub, by the host's name."""
         return {host.name: host.ssh("systemctl show -P MainPID computehub") for host in self.hubs}
 
-    def keep(self, name: str, secret: str) -> None:
-        """Put a secret where the inventory looks for it."""
-        path = self.fleet.state / name
-        path.touch(mode=0o600)
-        path.write_text(secret)
-
 
 def _balancer(grid: HubsGrid) -> Haproxy:
     """HAProxy with the example that operators are given, in the form for hubs that speak TLS themselves."""

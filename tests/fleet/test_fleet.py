@@ -12,12 +12,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import redis
 from PIL import Image
 
 from tests.fleet import demo, hosts, work
 from tests.fleet.engine import FleetError, labelled
 from tests.fleet.grid import Container, Grid, wait_until
 from tests.fleet.hosts import Host
+from tests.fleet.meanwhile import Feeder, in_no_command_line
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +71,19 @@ def agent_process(host: Host) -> str:
     return state["MainPID"] if state["ActiveState"] == "active" and state["MainPID"] != "0" else ""
 
 
+def running(grid: Grid) -> dict[str, str]:
+    """The processes of Redis, the hub and the agents."""
+    units = ("redis-server", "computehub")
+    found = {unit: grid.control.ssh(f"systemctl show -P MainPID {unit}") for unit in units}
+    return found | grid.everywhere(agent_process)
+
+
+def last_ends(host: Host) -> set[str]:
+    """How the last container of each slot ended, as the agent has written it down."""
+    newest = 'for slot in /var/lib/gridnode/runs/*; do head -n 1 "$(ls $slot/*.run | tail -n 1)"; done'
+    return {json.loads(line)["kind"] for line in host.ssh(newest).splitlines()}
+
+
 def replace_agent(grid: Grid, host: Host, signal: str) -> None:
     """End the agent by a signal; the one that systemd starts next must adopt every container as it is."""
     containers = grid.containers(host)
@@ -96,14 +111,6 @@ def test_the_demo_is_seen_whole(shown: tuple[Grid, demo.Outcome], picture: Path)
         assert image.size == (1024, 1024)
         assert len(image.getcolors() or []) > 50
     assert all(not grid.containers(host) for host in grid.nodes)
-
-
-def test_a_second_rollout_changes_nothing(shown: tuple[Grid, demo.Outcome]) -> None:
-    grid, _ = shown
-    grid.everywhere(lambda host: host.ssh("systemctl start gridnode"))
-    said = grid.playbook("site")
-    recap = said.split("PLAY RECAP")[1]
-    assert recap.count("changed=0 ") == len(grid.fleet.hosts), recap
 
 
 def test_no_way_to_stop_loses_an_item_in_hand(grid: Grid) -> None:
@@ -142,6 +149,53 @@ def test_no_way_to_stop_loses_an_item_in_hand(grid: Grid) -> None:
     wait_until(lambda: grid.length("slow:output") >= count, "all slow results", 180)
     found = work.verify_squares(work.read_all(grid.redis, "slow:output"), count)
     assert found == work.Squares(missing=0, wrong=0, duplicates=0)
+
+
+def test_redis_gets_another_password_while_workers_compute(grid: Grid) -> None:
+    """The two steps of docs/ansible.md: no item is lost, no container killed, the old one opens nothing."""
+    grid.wait_computing("slow_3")
+    assert grid.ask_hub("/api/tasks/slow_3")["input_redis"] == "fleet"
+    containers, services, redis_of_before = grid.everywhere(grid.containers), running(grid), grid.redis
+    named = len(grid.ask_hub("/api/events?kind=fleet-redis-changed")["events"])
+    with Feeder(grid.redis, "slow", begin=grid.length("slow:output")) as feeder:
+        passwords = grid.renew_redis_password()
+        with in_no_command_line(*passwords):
+            # 1. The old one into gridcore_redis_previous_password, a new one into gridcore_redis_password.
+            previous = grid.looked_up("redis_previous_password")
+            grid.playbook("site", gridcore_redis_previous_password=previous)
+            assert redis_of_before.ping()
+            feeder.client = grid.redis
+            for host in grid.nodes:
+                wait_until(partial(_has_none_of, grid, host, containers[host.name]), "all are replaced", 60)
+            grid.wait_computing("slow_3")
+            assert "still ends" not in grid.playbook("status")
+            assert grid.everywhere(last_ends) == {host.name: {"stopped"} for host in grid.nodes}
+            containers = grid.everywhere(grid.containers)
+            feeder.go_on()
+
+            # 2. When status shows them at work: the old one out again.
+            grid.playbook("site")
+            feeder.go_on()
+        assert grid.everywhere(grid.containers) == containers
+    redis_of_before.connection_pool.disconnect()
+    with pytest.raises(redis.AuthenticationError):
+        redis_of_before.ping()
+    wait_until(lambda: grid.length("slow:output") >= feeder.pushed, "all results", 60)
+    found = work.verify_squares(work.read_all(grid.redis, "slow:output"), feeder.pushed)
+    assert found == work.Squares(missing=0, wrong=0, duplicates=0)
+    assert feeder.longest_pause < 15
+    changed = {name for name, process in running(grid).items() if process != services[name]}
+    assert changed == {"computehub"}, "Redis and the agents are the same processes"
+    paths = ("/api/events", "/api/nodes", "/api/problems", "/api/tasks/slow_3", "/api/tasks/slow_3/progress")
+    said = {path: json.dumps(grid.ask_hub(path)) for path in paths}
+    assert said["/api/problems"] == "[]"
+    assert len(grid.ask_hub("/api/events?kind=fleet-redis-changed")["events"]) == named + 1
+    assert [path for path in said for password in passwords if password in said[path]] == []
+
+
+def test_a_further_rollout_changes_nothing(grid: Grid) -> None:
+    recap = grid.playbook("site").split("PLAY RECAP")[1]
+    assert recap.count("changed=0 ") == len(grid.fleet.hosts), recap
 
 
 def test_a_changed_configuration_rolled_out_stops_no_container(grid: Grid) -> None:
@@ -258,7 +312,8 @@ def test_playbooks_repeat_without_harm_and_fail_in_the_hubs_own_words(grid: Grid
 
 
 def test_no_secret_stands_in_what_was_said_or_logged(grid: Grid) -> None:
-    secrets = [grid.fleet.secret(name) for name in ("token", "redis_password")]
+    names = ("token", "redis_password", "redis_previous_password")
+    secrets = [grid.fleet.secret(name) for name in names]
     logs = grid.everywhere(lambda host: host.ssh("journalctl --no-pager -o cat"))
     logs |= {
         "hub": grid.control.ssh("journalctl --no-pager -o cat"),

@@ -57,8 +57,8 @@ def test_a_node_joins_with_a_token_of_its_own_and_a_renewed_certificate_needs_no
 ) -> None:
     """The second rollout: tokens that one hub makes are good at all of them, and nothing else is changed."""
     first, second = grid.hubs
-    grid.keep("join", first.ssh("computehub token create --role join --ttl 1h"))
-    grid.keep("operator", second.ssh("computehub token create --role operator --ttl 1h --name ansible"))
+    grid.fleet.keep("join", first.ssh("computehub token create --role join --ttl 1h"))
+    grid.fleet.keep("operator", second.ssh("computehub token create --role operator --ttl 1h --name ansible"))
     before, old = grid.hub_processes(), {served(grid, host) for host in grid.hubs}
     new = grid.renew().certificate.read_text().strip()
     changed = changes(grid.playbook("site"))

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+import redis
 
 from tests.fleet import hosts
 from tests.fleet.engine import FleetError
@@ -48,6 +49,11 @@ def state(grid: Grid) -> dict[str, str]:
     units = ("redis-server", "computehub", "gridnode", "docker")
     found = {unit: host(grid).ssh(f"systemctl show -P MainPID {unit}") for unit in units}
     return found | {path: host(grid).ssh(f"sha256sum {path}") for path in CONFIGS}
+
+
+def redis_with(grid: Grid, password: str) -> redis.Redis:
+    """Redis as somebody sees it who has this password."""
+    return redis.Redis(host=host(grid).address, password=password)
 
 
 def fails(grid: Grid, playbook: str, words: str, **variables: object) -> None:
@@ -138,17 +144,24 @@ def test_green_means_that_each_service_does_its_work(grid: Grid) -> None:
         host(grid).ssh(f"rm -r {where} && systemctl daemon-reload && systemctl restart {unit}")
     words = r"http://127\.0\.0\.1:9 does not call it Online"
     fails(grid, "agents", words, gridcore_hub_url="http://127.0.0.1:9", agent_online_wait=8)
+    # Of a run that was broken off before it had taken the old password from the Redis that runs.
+    password = grid.fleet.secret("redis_password")
+    host(grid).ssh("redis-cli", stdin=f"AUTH {password}\nACL SETUSER default >of-before\n".encode())
+    assert redis_with(grid, "of-before").ping()
     grid.playbook("site")
     assert grid.node(host(grid))["status"] == "Online"
+    with pytest.raises(redis.AuthenticationError):
+        redis_with(grid, "of-before").ping()
 
 
 def test_a_redis_with_another_password_than_the_inventorys_is_seen(grid: Grid) -> None:
     """A run that was broken off after it had written the settings."""
-    password = grid.fleet.secret("redis_password")
-    host(grid).ssh("redis-cli", stdin=f"AUTH {password}\nCONFIG SET requirepass other\n".encode())
-    assert "NOAUTH" in host(grid).ssh("redis-cli ping")
+    grid.redis.config_set("requirepass", "other")
+    assert redis_with(grid, "other").ping()
     grid.playbook("site")
     assert grid.redis.ping()
+    with pytest.raises(redis.AuthenticationError):
+        redis_with(grid, "other").ping()
 
 
 def test_a_stopped_node_is_started_again_and_one_is_forgotten_for_good(grid: Grid) -> None:
