@@ -214,13 +214,16 @@ if is_told then
     tell({by = hub, wake = {}, audit = true})
   end
 end
--- Those that went absent under a hub which keeps no account of it are so from now on.
+-- Under a hub that keeps no account of it nodes go, and are absent from now on, or come, and are so no more.
 local cards = {}
 for _, sorted in ipairs({'seen', 'online', 'absent'}) do cards[sorted] = redis.call('ZCARD', P .. sorted) end
-if cards.seen > cards.online + cards.absent then
+if cards.seen ~= cards.online + cards.absent then
   for _, id in ipairs(redis.call('ZRANGE', P .. 'seen', 0, -1)) do
-    local is_online = redis.call('ZSCORE', P .. 'online', id)
-    if not is_online then redis.call('ZADD', P .. 'absent', 'NX', text(clock), id) end
+    if redis.call('ZSCORE', P .. 'online', id) then
+      redis.call('ZREM', P .. 'absent', id)
+    else
+      redis.call('ZADD', P .. 'absent', 'NX', text(clock), id)
+    end
   end
 end
 local old = {}

@@ -291,8 +291,26 @@ async def test_what_a_hub_without_an_account_of_absence_did_is_counted_from_when
             await store.hear(node_id)
         client.hincrbyfloat(state, "clock", 50)
         forgotten = (await store.sweep(RETENTION)).forgotten
-    assert {found.record.id for found in forgotten} == {"silent", "left"}
-    assert {found.record.id for found in await store.nodes()} == {"there", "back"}
+        assert {found.record.id for found in forgotten} == {"silent", "left"}
+        assert {found.record.id for found in await store.nodes()} == {"there", "back"}
+
+
+async def test_a_node_that_came_and_went_under_such_a_hub_is_absent_from_when_it_went(
+    server: RedisServer, open_store: Open
+) -> None:
+    store = await open_store()
+    await store.run(register(node("n")))
+    await store.run(deregister("n"))
+    key, state = store.sight.key, state_of(store)
+    with server.client() as client:
+        client.srem(key("gone"), "n")
+        client.zadd(key("online"), {"n": RETENTION / 2})
+        for _ in range(2):
+            client.hincrbyfloat(state, "clock", RETENTION / 2 + 50)
+            assert (await store.sweep(RETENTION)).forgotten == ()
+            client.zrem(key("online"), "n")
+        client.hincrbyfloat(state, "clock", RETENTION + 1)
+        assert len((await store.sweep(RETENTION)).forgotten) == 1
 
 
 # --- What Redis does to us ---------------------------------------------------------------------------------
