@@ -1,78 +1,75 @@
 """Real hubs that start in a few milliseconds: forked off a process that has imported everything already.
 
-Each is `computehub --config FILE` in a process of its own, which can be killed like any other; only the half
-second of imports is saved. So a hundred restarts fit into a test.
+Each is `computehub WORDS…` in a process of its own, which starts, ends and is killed like any other, exit
+code included; only the imports are saved, a second of CPU each. Standard input is empty.
 
-    python -m tests.integration.hub_nursery
+    python -m tests.integration.hub_nursery DIRECTORY
 
-reads lines `config<TAB>log` on standard input, starts a hub for each, and answers with its process id. It and
-its hubs end with whoever started it.
+reads lines `{"words": […], "out": FILE, "err": FILE}` on standard input, starts a process for each, and
+answers with its id. When one has ended, DIRECTORY holds its exit code in a file named by its number. It and
+all of them end with whoever started it.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import json
 import os
 import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Sequence
+from functools import cache
+from itertools import count
 from pathlib import Path
-from types import TracebackType
 
-from tests.integration.hub_process import HubProcess, Process, environment
+from tests.servers.children import wait_until
 
 PR_SET_PDEATHSIG = 1
 
 
 class Nursery:
-    """The process that hubs are forked off. Used with `with`, from the thread that lives as long."""
+    """The process that hubs are forked off."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._numbers = count(1)
+        self._ends = tempfile.TemporaryDirectory(prefix="gridcore-nursery-")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.hub_nursery"],
+            [sys.executable, "-m", "tests.integration.hub_nursery", self._ends.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment(),
         )
 
-    def __enter__(self) -> Nursery:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate(timeout=30)
-
-    def start(self, config: Path, log: Path) -> int:
-        """Start a hub; its process id. It does not answer yet."""
+    def start(self, words: Sequence[str], out: Path, err: Path) -> Forked:
+        """Start `computehub` with these words; it does not answer yet. What it writes is appended."""
+        asked = {"words": words, "out": str(out), "err": str(err)}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with self._lock:
-            self._process.stdin.write(f"{config}\t{log}\n")
+            self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
-            return int(self._process.stdout.readline())
+            pid = int(self._process.stdout.readline())
+            return Forked(pid, Path(self._ends.name, str(next(self._numbers))))
+
+    def close(self) -> None:
+        """End it, and all its hubs."""
+        self._process.communicate(timeout=30)
+        self._ends.cleanup()
 
 
-class NurseryHub(HubProcess):
-    """A hub of a nursery's, for tests that look at what it answers and not at how it ends."""
+class Forked:
+    """A process that is no child of ours: its exit code stands in a file once it has one."""
 
-    def __init__(self, directory: Path, nursery: Nursery) -> None:
-        super().__init__(directory)
-        self._nursery = nursery
-
-    def _begin(self) -> Process:
-        return _Forked(self._nursery.start(self.config, self._log))
-
-
-class _Forked:
-    """A process that is no child of ours: it can be told and waited for, but has no exit code."""
-
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, end: Path) -> None:
         self.pid = pid
+        self._end = end
         self._handle = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
@@ -96,30 +93,67 @@ class _Forked:
 
     def _look(self, timeout: float | None) -> int | None:
         readable, _, _ = select.select([self._handle], [], [], timeout)
-        return -1 if readable else None
+        if not readable:
+            return None
+        wait_until(self._end.exists, f"the nursery has seen process {self.pid} end")
+        return int(self._end.read_text())
 
 
-def serve_nursery() -> None:
-    """Fork a hub for each line, until there are no more."""
+@cache
+def the_nursery() -> Nursery:
+    """The one of this run of tests."""
+    nursery = Nursery()
+    atexit.register(nursery.close)
+    return nursery
+
+
+def environment() -> dict[str, str]:
+    """Without what a person's shell may say about GridCore."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("IDM_GRIDCORE_")}
+
+
+def serve_nursery(ends: Path) -> None:
+    """Fork a process for each line, until there are no more."""
     import hub.cli
-    import hub.serve
+    import hub.serve  # which the command imports late
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
-    for line in sys.stdin:
-        config, log = line.rstrip("\n").split("\t")
+    children: dict[int, int] = {}
+
+    def reap(*_signal: object) -> None:
+        while children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            end = ends / str(children.pop(pid))
+            end.with_suffix(".new").write_text(str(os.waitstatus_to_exitcode(status)))
+            end.with_suffix(".new").rename(end)
+
+    signal.signal(signal.SIGCHLD, reap)
+    for number, line in enumerate(sys.stdin, 1):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         child = os.fork()
         if child == 0:
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            for number, target in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2)):
-                os.dup2(number, target)
-            try:
-                hub.cli.main(["--config", config])
-            finally:
-                os._exit(1)
+            asked = json.loads(line)
+            _become_a_process_of_its_own(asked["out"], asked["err"])
+            hub.cli.main(asked["words"], prog_name="computehub")
+        children[child] = number
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         print(child, flush=True)
 
 
+def _become_a_process_of_its_own(out: str, err: str) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    for target, path, flags in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, out, os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+        (2, err, os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+    ):
+        opened = os.open(path, flags, 0o600)
+        os.dup2(opened, target)
+        os.close(opened)
+
+
 if __name__ == "__main__":
-    serve_nursery()
+    serve_nursery(Path(sys.argv[1]))

@@ -1,17 +1,20 @@
-"""A real `computehub` in a process of its own, and raw HTTP to it; nothing here knows the project's code."""
+"""A real `computehub` in a process of its own, and raw HTTP to it; nothing here knows the project's code.
+
+It is forked off one that has imported everything (`hub_nursery.py`), unless the test asks for a fresh one."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from tests.integration.hub_nursery import environment, the_nursery
 from tests.servers.children import ServerError, free_port, wait_until
 
 TOKEN = "an-example-secret-of-some-length"
@@ -39,9 +42,14 @@ class Process(Protocol):
 
 
 class HubProcess:
-    """Starts, asks, stops and kills a hub, whose state is one SQLite file unless it is told another."""
+    """Starts, asks, stops and kills a hub, whose state is one SQLite file unless it is told another.
 
-    def __init__(self, directory: Path, wrapper: tuple[str, ...] = (), state: str | None = None) -> None:
+    A `fresh` one, or one in a `wrapper` (a command that runs it), is started as a person's shell would.
+    """
+
+    def __init__(
+        self, directory: Path, wrapper: tuple[str, ...] = (), state: str | None = None, *, fresh: bool = False
+    ) -> None:
         self.port = free_port()
         self.database = directory / "hub.db"
         self.config = directory / "computehub.toml"
@@ -49,6 +57,7 @@ class HubProcess:
         self.config.write_text(f'token = "{TOKEN}"\nbind = "127.0.0.1:{self.port}"\nstate = "{state}"\n')
         self._log = directory / "hub.log"
         self._wrapper = wrapper
+        self._is_fresh = fresh or bool(wrapper)
         self.process: Process | None = None
 
     def start(self) -> HubProcess:
@@ -67,6 +76,8 @@ class HubProcess:
         self.process = self._begin()
 
     def _begin(self) -> Process:
+        if not self._is_fresh:
+            return the_nursery().start(["--config", str(self.config)], self._log, self._log)
         command = [*self._wrapper, sys.executable, "-m", "hub.cli", "--config", str(self.config)]
         with self._log.open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=environment())
@@ -117,6 +128,17 @@ class HubProcess:
     def post(self, path: str, body: object = None, **options: Any) -> Answer:
         return self.request("POST", path, body, **options)
 
+    def command(self, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """What `computehub` did with these words and this hub's configuration. Raises TimeoutError."""
+        with tempfile.TemporaryDirectory() as directory:
+            out, err = Path(directory, "out"), Path(directory, "err")
+            process = the_nursery().start(["--config", str(self.config), *words], out, err)
+            try:
+                code = process.wait(timeout)
+            finally:
+                process.kill()
+            return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
+
     def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
@@ -131,8 +153,3 @@ class HubProcess:
     def end(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.kill()
-
-
-def environment() -> dict[str, str]:
-    """Without what a person's shell may say about GridCore."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("IDM_GRIDCORE_")}

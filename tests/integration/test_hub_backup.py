@@ -6,7 +6,6 @@ import json
 import sqlite3
 import stat
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.hub_process import HubProcess, environment
+from tests.integration.hub_process import HubProcess
 from tests.servers.redis_server import RedisServer
 
 
@@ -25,25 +24,14 @@ def hub(tmp_path: Path) -> Iterator[HubProcess]:
     process.end()
 
 
-def computehub(hub: HubProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hub.cli", "--config", str(hub.config), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(),
-        check=False,
-    )
-
-
 def backup(hub: HubProcess, file: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    done = computehub(hub, "backup", str(file), *options)
+    done = hub.command("backup", str(file), *options)
     assert done.returncode == 0, done.stderr
     return done
 
 
 def restore(hub: HubProcess, file: Path) -> subprocess.CompletedProcess[str]:
-    done = computehub(hub, "restore", str(file))
+    done = hub.command("restore", str(file))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -163,7 +151,7 @@ def test_a_revoked_token_stays_revoked_and_one_made_since_still_counts(
 def test_a_running_hub_keeps_its_state(hub: HubProcess, tmp_path: Path) -> None:
     begin(hub)
     backup(hub, tmp_path / "copy")
-    refused = computehub(hub, "restore", str(tmp_path / "copy"))
+    refused = hub.command("restore", str(tmp_path / "copy"))
     assert refused.returncode == 78
     assert "belongs to another hub that runs now" in refused.stderr
     assert hub.get("/api/tasks").json["current"] == "a"
@@ -173,12 +161,12 @@ def test_a_running_hub_keeps_its_state(hub: HubProcess, tmp_path: Path) -> None:
 def test_a_backup_never_replaces_a_file_unless_told_to(hub: HubProcess, tmp_path: Path) -> None:
     begin(hub)
     (tmp_path / "copy").write_text("mine")
-    refused = computehub(hub, "backup", str(tmp_path / "copy"))
+    refused = hub.command("backup", str(tmp_path / "copy"))
     assert refused.returncode == 1
     assert "exists already" in refused.stderr
     assert (tmp_path / "copy").read_text() == "mine"
     backup(hub, tmp_path / "copy", "--force")
-    missing = computehub(hub, "backup", str(tmp_path / "no" / "such" / "copy"))
+    missing = hub.command("backup", str(tmp_path / "no" / "such" / "copy"))
     assert (missing.returncode, "cannot be written" in missing.stderr) == (1, True)
 
 
@@ -216,7 +204,7 @@ def test_a_backup_that_is_not_whole_restores_nothing(
     hub.stop()
     file.write_text("".join(f"{line}\n" for line in spoil(file.read_text().splitlines())))
     before = hub.database.read_bytes()
-    refused = computehub(hub, "restore", str(file))
+    refused = hub.command("restore", str(file))
     assert refused.returncode == 1
     assert told in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
@@ -228,7 +216,7 @@ def test_a_damaged_state_can_be_replaced(hub: HubProcess, tmp_path: Path) -> Non
     backup(hub, tmp_path / "copy")
     hub.stop()
     hub.database.write_bytes(b"SQLite format 3\0" + b"\xff" * 8_000)
-    assert computehub(hub, "backup", str(tmp_path / "other")).returncode == 1
+    assert hub.command("backup", str(tmp_path / "other")).returncode == 1
     restore(hub, tmp_path / "copy")
     hub.start()
     assert hub.get("/api/tasks").json["current"] == "a"
@@ -254,7 +242,7 @@ def test_a_state_in_memory_has_nothing_to_back_up(tmp_path: Path) -> None:
     hub = HubProcess(tmp_path, state="memory:")
     for command in ("backup", "restore"):
         (tmp_path / "copy").unlink(missing_ok=True)
-        assert computehub(hub, command, str(tmp_path / "copy")).returncode == 1
+        assert hub.command(command, str(tmp_path / "copy")).returncode == 1
 
 
 def test_a_fleet_moves_from_sqlite_to_redis_and_back(hub: HubProcess, tmp_path: Path) -> None:
@@ -273,7 +261,7 @@ def test_a_fleet_moves_from_sqlite_to_redis_and_back(hub: HubProcess, tmp_path: 
             (node,) = other.get("/api/nodes").json
             assert (node["id"], node["draining"]) == ("n", True)
             add(other, "c")
-            refused = computehub(other, "restore", str(tmp_path / "copy"))
+            refused = other.command("restore", str(tmp_path / "copy"))
             assert (refused.returncode, "this Redis holds tasks" in refused.stderr) == (1, True)
             backup(other, tmp_path / "back")
         finally:

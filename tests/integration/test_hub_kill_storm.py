@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.hub_nursery import Nursery, NurseryHub
+from tests.integration.hub_process import HubProcess
 from tests.integration.storm import Ledger, Storm
 
 HUBS = 4
@@ -32,9 +32,9 @@ KILLED_AT_START = 0.1
 class Life:
     """One hub that is killed and started again and again."""
 
-    def __init__(self, directory: Path, nursery: Nursery, seed: str) -> None:
+    def __init__(self, directory: Path, seed: str) -> None:
         directory.mkdir()
-        self.hub = NurseryHub(directory, nursery)
+        self.hub = HubProcess(directory)
         self.ledger = Ledger()
         self.done = 0
         self._chance = random.Random(seed)
@@ -125,20 +125,19 @@ class Life:
 def test_what_a_hub_acknowledged_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
     print(f"seed {SEED}, {ROUNDS} rounds")
     failures: list[BaseException] = []
-    with Nursery() as nursery:
-        lives = [Life(tmp_path / f"hub{number}", nursery, f"{SEED}-{number}") for number in range(HUBS)]
+    lives = [Life(tmp_path / f"hub{number}", f"{SEED}-{number}") for number in range(HUBS)]
 
-        def run(life: Life) -> None:
-            try:
-                life.run(max(1, ROUNDS // HUBS))
-            except BaseException as failure:
-                failures.append(failure)
+    def run(life: Life) -> None:
+        try:
+            life.run(max(1, ROUNDS // HUBS))
+        except BaseException as failure:
+            failures.append(failure)
 
-        threads = [threading.Thread(target=run, args=(life,)) for life in lives]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    threads = [threading.Thread(target=run, args=(life,)) for life in lives]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     if failures:
         raise AssertionError(f"with seed {SEED}") from failures[0]
     done = sum(life.done for life in lives)

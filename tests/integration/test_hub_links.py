@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.hub_process import HubProcess, environment
+from tests.integration.hub_nursery import environment
+from tests.integration.hub_process import HubProcess
 
 EXIT_CONFIG = 78
 Linker = Callable[[Path, Path], None]
@@ -42,12 +43,13 @@ def other(tmp_path: Path) -> Iterator[HubProcess]:
     process.end()
 
 
-def computehub(hub: HubProcess, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+def run(hub: HubProcess, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
     """Run it, in a mount namespace of its own where a shell command comes first."""
+    if not before:
+        return hub.command(*arguments)
     command = [sys.executable, "-m", "hub.cli", "--config", str(hub.config), *arguments]
-    if before:
-        namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
-        command = [*namespace, "sh", "-ec", f'{before}; exec "$@"', "sh", *command]
+    namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    command = [*namespace, "sh", "-ec", f'{before}; exec "$@"', "sh", *command]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment(), check=False)
 
 
@@ -67,11 +69,11 @@ def test_a_second_hub_on_a_link_to_the_database_is_refused(
 def test_a_restore_through_a_link_under_a_running_hub_changes_nothing(
     hub: HubProcess, other: HubProcess, tmp_path: Path, link: Linker
 ) -> None:
-    assert computehub(hub, "backup", str(tmp_path / "copy")).returncode == 0
+    assert run(hub, "backup", str(tmp_path / "copy")).returncode == 0
     assert hub.post("/api/tasks", {"name": "b", "image": "x:1"}).status == 201
     link(other.database, hub.database)
     before = other.database.lstat().st_ino
-    refused = computehub(other, "restore", str(tmp_path / "copy"))
+    refused = run(other, "restore", str(tmp_path / "copy"))
     assert (refused.returncode, refused.stdout) == (EXIT_CONFIG, "")
     assert "belongs to another hub that runs now" in refused.stderr
     assert other.database.lstat().st_ino == before
@@ -82,11 +84,11 @@ def test_a_restore_through_a_link_under_a_running_hub_changes_nothing(
 def test_a_restore_through_a_symbolic_link_replaces_what_it_leads_to(
     hub: HubProcess, other: HubProcess, tmp_path: Path
 ) -> None:
-    assert computehub(hub, "backup", str(tmp_path / "copy")).returncode == 0
+    assert run(hub, "backup", str(tmp_path / "copy")).returncode == 0
     hub.post("/api/tasks", {"name": "b", "image": "x:1"})
     hub.stop()
     other.database.symlink_to(hub.database)
-    done = computehub(other, "restore", str(tmp_path / "copy"))
+    done = run(other, "restore", str(tmp_path / "copy"))
     assert done.returncode == 0, done.stderr
     assert other.database.is_symlink()
     (aside,) = tmp_path.rglob("hub.db.before-restore-*")
@@ -98,11 +100,11 @@ def test_a_restore_through_a_symbolic_link_replaces_what_it_leads_to(
 def test_a_database_with_two_names_is_not_used_by_either(
     hub: HubProcess, other: HubProcess, tmp_path: Path
 ) -> None:
-    assert computehub(hub, "backup", str(tmp_path / "copy")).returncode == 0
+    assert run(hub, "backup", str(tmp_path / "copy")).returncode == 0
     hub.stop()
     other.database.hardlink_to(hub.database)
     for arguments in ([], ["backup", str(tmp_path / "more")], ["restore", str(tmp_path / "copy")]):
-        refused = computehub(other, *arguments)
+        refused = run(other, *arguments)
         assert refused.returncode == EXIT_CONFIG, arguments
         assert "has 2 names (hard links)" in refused.stderr
     other.database.unlink()
@@ -113,11 +115,11 @@ def test_a_backup_to_a_link_writes_what_it_leads_to(hub: HubProcess, tmp_path: P
     (tmp_path / "elsewhere").mkdir()
     link, target = tmp_path / "copy", tmp_path / "elsewhere" / "copy"
     link.symlink_to(target)
-    assert computehub(hub, "backup", str(link)).returncode == 0
-    refused = computehub(hub, "backup", str(link))
+    assert run(hub, "backup", str(link)).returncode == 0
+    refused = run(hub, "backup", str(link))
     assert (refused.returncode, "exists already" in refused.stderr) == (1, True)
     target.write_text("old")
-    assert computehub(hub, "backup", str(link), "--force").returncode == 0
+    assert run(hub, "backup", str(link), "--force").returncode == 0
     assert link.is_symlink()
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert target.read_text().startswith('{"gridcore-backup"')
@@ -128,9 +130,9 @@ def test_a_backup_replaces_no_file_of_the_hub_and_no_device(hub: HubProcess, tmp
     link.symlink_to(hub.database)
     own = [hub.database, link, hub.config, hub.database.with_name("hub.db-wal")]
     for file in own:
-        refused = computehub(hub, "backup", str(file), "--force")
+        refused = run(hub, "backup", str(file), "--force")
         assert (refused.returncode, "is a file of the hub itself" in refused.stderr) == (1, True), file
-    refused = computehub(hub, "backup", "/dev/full", "--force")
+    refused = run(hub, "backup", "/dev/full", "--force")
     assert (refused.returncode, "is no regular file" in refused.stderr) == (1, True)
     assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
     hub.stop()
@@ -158,7 +160,7 @@ def test_a_backup_of_what_is_on_a_read_only_disk_has_all_of_it(
     if "lost" in state:
         moved.with_name("hub.db-shm").unlink()
     read_only = f"mount --bind {disk} {disk}; mount -o remount,bind,ro {disk}; ! touch {disk}/x 2>/dev/null"
-    done = computehub(hub, "backup", str(out), before=read_only)
+    done = run(hub, "backup", str(out), before=read_only)
     assert done.returncode == 0, done.stderr
     assert "2 tasks" in done.stdout
     hub.end()

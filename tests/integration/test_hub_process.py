@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.hub_process import TOKEN, HubProcess, environment
+from tests.integration.hub_nursery import environment
+from tests.integration.hub_process import TOKEN, HubProcess
 from tests.integration.many_hubs import eventually
 
 FIRST_SCHEMA = """
@@ -48,7 +49,7 @@ FIRST_LIVE = (
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[HubProcess]:
-    process = HubProcess(tmp_path)
+    process = HubProcess(tmp_path, fresh=True)
     yield process
     process.end()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,7 +13,7 @@ import pytest
 from gridcore.errors import ConfigError
 from hub.redis_url import parse_redis
 from hub.store_redis import open_redis
-from tests.integration.hub_process import HubProcess, environment
+from tests.integration.hub_process import HubProcess
 from tests.integration.many_hubs import Caller, Hubs, Node, Operator, eventually, task_names, wait_for_more
 from tests.servers.authority import Authority
 from tests.servers.children import free_port
@@ -214,14 +212,7 @@ def test_a_failover_loses_nothing_that_an_operator_was_told(
 def refusal(directory: Path, state: str) -> str:
     """The one line with which the hub refuses to start."""
     hub = HubProcess(directory, state=state)
-    result = subprocess.run(
-        [sys.executable, "-m", "hub.cli", "--config", str(hub.config)],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        env=environment(),
-        check=False,
-    )
+    result = hub.command()
     assert result.returncode == 78, result.stderr
     (line,) = result.stderr.splitlines()
     return line

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -28,7 +26,7 @@ from hub.settings import HubSettings
 from hub.store import Store
 from hub.store_redis import RedisStore, open_redis
 from hub.tasklist import TaskList, TaskStatus
-from tests.integration.hub_process import HubProcess, environment
+from tests.integration.hub_process import HubProcess
 from tests.integration.many_hubs import Caller, Hubs, Node, eventually, task_names
 from tests.servers.redis_sentinels import SERVICE, RedisSentinels
 from tests.servers.redis_server import RedisServer
@@ -66,14 +64,7 @@ def is_lost(hub: HubProcess) -> bool:
 
 
 def command(hub: HubProcess, *words: str, status: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "hub.cli", "--config", str(hub.config), *words],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        env=environment(),
-        check=False,
-    )
+    done = hub.command(*words)
     assert done.returncode == status, done.stderr
     return done.stdout + done.stderr
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.hub_process import TOKEN, HubProcess, environment
+from tests.integration.hub_process import TOKEN, HubProcess
 from tests.servers.authority import Authority, Pair
 from tests.servers.children import wait_until
 
@@ -289,15 +288,7 @@ def test_files_that_cannot_be_used_are_one_line_and_exit_code_78(
     hub: TlsHub, spoil: Any, check: tuple[str, ...]
 ) -> None:
     told = spoil(hub)
-    done = subprocess.run(
-        [sys.executable, "-m", "hub.cli", "--config", str(hub.config), *check],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        stdin=subprocess.DEVNULL,
-        env=environment(),
-        check=False,
-    )
+    done = hub.command(*check)
     assert done.returncode == 78
     assert told in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

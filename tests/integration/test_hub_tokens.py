@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.hub_process import TOKEN, HubProcess, environment
+from tests.integration.hub_nursery import environment
+from tests.integration.hub_process import TOKEN, HubProcess
 
 NODE = {"hostname": "pi-1", "architecture": "aarch64", "cpu_count": 4, "agent_version": "1"}
 BEAT = {"status": "Idle", "active_containers": 0}
@@ -33,6 +34,8 @@ def hub(tmp_path: Path) -> Iterator[HubProcess]:
 def run(
     hub: HubProcess, *arguments: str, stdin: str = "", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
+    if not stdin and not env:
+        return hub.command(*arguments)
     command = [sys.executable, "-m", "hub.cli", "--config", str(hub.config), *arguments]
     return subprocess.run(
         command, input=stdin, capture_output=True, text=True, timeout=30, env=environment() | (env or {})

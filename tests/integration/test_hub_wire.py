@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from tests.integration.hub_nursery import Nursery, NurseryHub
 from tests.integration.hub_process import TOKEN, Answer, HubProcess
 
 SQUARES = {
@@ -30,15 +29,9 @@ MANDELBROT = {
 NODE = {"node_id": None, "hostname": "pi-1", "architecture": "aarch64", "cpu_count": 4}
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as opened:
-        yield opened
-
-
 @pytest.fixture
-def hub(tmp_path: Path, nursery: Nursery) -> Iterator[HubProcess]:
-    process = NurseryHub(tmp_path, nursery)
+def hub(tmp_path: Path) -> Iterator[HubProcess]:
+    process = HubProcess(tmp_path)
     process.start()
     yield process
     process.end()
@@ -46,7 +39,7 @@ def hub(tmp_path: Path, nursery: Nursery) -> Iterator[HubProcess]:
 
 @pytest.fixture
 def own_process(tmp_path: Path) -> Iterator[HubProcess]:
-    process = HubProcess(tmp_path)
+    process = HubProcess(tmp_path, fresh=True)
     process.start()
     yield process
     process.end()
