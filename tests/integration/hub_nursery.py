@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import gc
 import json
 import os
 import select
@@ -128,6 +129,7 @@ def serve_nursery(ends: Path) -> None:
             end.with_suffix(".new").write_text(str(os.waitstatus_to_exitcode(status)))
             end.with_suffix(".new").rename(end)
 
+    gc.freeze()  # or each would copy all that there is when it collects its garbage
     signal.signal(signal.SIGCHLD, reap)
     for number, line in enumerate(sys.stdin, 1):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})

@@ -19,7 +19,7 @@ from tests.servers.children import find, wait_until
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[HubProcess]:
-    process = HubProcess(tmp_path)
+    process = HubProcess(tmp_path, fresh=True)  # how soon it ends is measured
     yield process
     process.end()
 
