@@ -117,12 +117,14 @@ def test_a_squares_worker_has_a_few_items_in_hand_and_no_more(
     server.client.rpush("in", *range(100_000))
     worker = start_worker("squares")
     wait_for(lambda: server.client.llen("out") > 500, "it is at work")
-    in_hand = []
+    in_hand: list[int] = []
     while len(in_hand) < 100:
         worker.send_signal(signal.SIGSTOP)
         time.sleep(0.01)  # Redis has done what it was asked before
         with server.client.pipeline(transaction=True) as look:
-            waiting, done = look.llen("in").llen("out").execute()
+            look.llen("in")
+            look.llen("out")
+            waiting, done = look.execute()
         worker.send_signal(signal.SIGCONT)
         assert waiting > 0, "it ran out of work too early to prove anything"
         in_hand.append(100_000 - waiting - done)
