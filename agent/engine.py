@@ -292,9 +292,12 @@ def _stderr(error: DockerException) -> str:
 
 
 def _bounded(seconds: int) -> list[str]:
-    """The docker command with a deadline, ended when the agent dies."""
-    with_parent = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-    return [*with_parent, "timeout", "-k", "2", str(seconds), "docker"]
+    """The docker command with a deadline, ended when the agent dies.
+
+    By SIGKILL, since `docker run` passes any other signal on to the container that it is just starting.
+    """
+    with_parent = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+    return [*with_parent, "timeout", "--signal", "KILL", str(seconds), *with_parent, "docker"]
 
 
 def _nobody() -> AbstractAsyncContextManager[None]:

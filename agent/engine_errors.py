@@ -13,8 +13,10 @@ from enum import Enum
 
 from agent.errors import EngineError, EngineTimeout, EngineUnreachable
 
-TIMED_OUT, CLIENT_KILLED = 124, 137
-"""Exit codes of timeout(1): it ended the client, which may have said something of that; SIGKILL did."""
+TIMED_OUT = 124
+"""timeout(1) ended the client, which may have said something of that."""
+CLIENT_KILLED = (137, -9)
+"""It took SIGKILL, of which timeout(1) then dies, too."""
 
 
 class Stage(Enum):
@@ -146,7 +148,7 @@ def is_busy(text: str) -> bool:
 
 
 def _nothing_reached(exit_code: int, stderr: str, doing: str) -> EngineError | None:
-    if exit_code == TIMED_OUT or (exit_code == CLIENT_KILLED and not _essence(stderr)):
+    if exit_code == TIMED_OUT or (exit_code in CLIENT_KILLED and not _essence(stderr)):
         return EngineTimeout("engine", f"{doing}: the container engine did not answer in time")
     for row in _UNREACHABLE:
         if any(needle in stderr.lower() for needle in row.needles):

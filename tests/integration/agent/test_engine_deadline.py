@@ -58,6 +58,21 @@ def test_a_call_under_way_dies_with_its_agent(mute_docker: Path) -> None:
     eventually(lambda: not alive(mute_docker), "its child is gone")
 
 
+def test_an_answer_that_came_while_the_agent_was_stopped_is_one(mute_docker: Path) -> None:
+    command = mute_docker.parent / "bin" / "docker"
+    command.write_text(f"#!/bin/sh\necho $$ >> {mute_docker}\nexec sleep 1\n")
+    program = (
+        "import asyncio; from agent.engine import Engine; asyncio.run(Engine('o', deadline=3).containers())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    eventually(lambda: alive(mute_docker), "the call is under way")
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(10)
+    process.send_signal(signal.SIGCONT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+
+
 async def test_a_machine_without_docker_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
     with pytest.raises(EngineUnreachable, match="is dockerd running"):
