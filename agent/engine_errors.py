@@ -13,10 +13,10 @@ from enum import Enum
 
 from agent.errors import EngineError, EngineTimeout, EngineUnreachable
 
-TIMED_OUT = 124
-"""timeout(1) ended the client, which may have said something of that."""
-CLIENT_KILLED = (137, -9)
-"""It took SIGKILL, of which timeout(1) then dies, too."""
+TIMED_OUT = (-9, 124)
+"""timeout(1) ended the client, by SIGKILL itself with it; the client may have said something before."""
+CLIENT_KILLED = 137
+"""Something did."""
 
 
 class Stage(Enum):
@@ -148,7 +148,7 @@ def is_busy(text: str) -> bool:
 
 
 def _nothing_reached(exit_code: int, stderr: str, doing: str) -> EngineError | None:
-    if exit_code == TIMED_OUT or (exit_code in CLIENT_KILLED and not _essence(stderr)):
+    if exit_code in TIMED_OUT or (exit_code == CLIENT_KILLED and not _essence(stderr)):
         return EngineTimeout("engine", f"{doing}: the container engine did not answer in time")
     for row in _UNREACHABLE:
         if any(needle in stderr.lower() for needle in row.needles):

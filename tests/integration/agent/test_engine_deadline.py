@@ -22,11 +22,14 @@ from tests.integration.agent.conftest import eventually
 
 @pytest.fixture
 def mute_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `docker` first on PATH that notes its process id and sleeps."""
+    """A `docker` first on PATH that notes its process id, and a SIGTERM, and never ends by itself."""
     directory = tmp_path / "bin"
     directory.mkdir()
     command = directory / "docker"
-    command.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/pids\nexec sleep 300\n")
+    command.write_text(
+        f"#!/bin/sh\ntrap 'echo term >> {tmp_path}/heard' TERM\necho $$ >> {tmp_path}/pids\n"
+        "while :; do sleep 0.1; done\n"
+    )
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
     return tmp_path / "pids"
@@ -34,6 +37,11 @@ def mute_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def alive(pids: Path) -> list[int]:
     return [number for number in called(pids) if Path(f"/proc/{number}").exists()]
+
+
+def heard(pids: Path) -> bool:
+    """Whether it got a signal that `docker run` passes on to the container that it starts."""
+    return (pids.parent / "heard").exists()
 
 
 def called(pids: Path) -> list[int]:
@@ -46,7 +54,8 @@ async def test_a_call_ends_at_its_deadline_and_so_does_its_child(mute_docker: Pa
         await Engine("owner", deadline=1).containers()
     assert time.monotonic() - begin < 30
     assert called(mute_docker)
-    assert alive(mute_docker) == []
+    eventually(lambda: not alive(mute_docker), "its child is gone")
+    assert not heard(mute_docker)
 
 
 def test_a_call_under_way_dies_with_its_agent(mute_docker: Path) -> None:
@@ -56,6 +65,7 @@ def test_a_call_under_way_dies_with_its_agent(mute_docker: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     eventually(lambda: not alive(mute_docker), "its child is gone")
+    assert not heard(mute_docker)
 
 
 def test_an_answer_that_came_while_the_agent_was_stopped_is_one(mute_docker: Path) -> None:

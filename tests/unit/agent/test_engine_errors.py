@@ -64,7 +64,7 @@ def test_a_daemon_that_is_away_is_told_apart_from_one_that_hangs() -> None:
     assert isinstance(translate(1, away, "listing"), EngineUnreachable)
     denied = "permission denied while trying to connect to the Docker daemon socket"
     assert "group `docker`" in str(translate(1, denied, "listing"))
-    for killed in (124, 137, -9):  # the last is what a client gets that does not end by SIGTERM
+    for killed in (124, 137, -9):  # the last is what timeout(1) dies of with the client
         assert isinstance(translate(killed, "", "listing"), EngineTimeout)
     # What docker says when timeout(1) ends it while the daemon hangs.
     cut_off = 'error during connect: Get "http://%2Frun%2Fd.sock/v1.41/containers/x/json": '
