@@ -27,7 +27,7 @@ from python_on_whales.utils import run
 
 from agent import engine_errors, spec
 from agent.engine_api import EngineApi
-from agent.engine_calls import Turns, on_a_thread
+from agent.engine_calls import Turns, on_a_thread, within
 from agent.engine_list import SEEN, frozen, is_unchanged
 from agent.errors import EngineError, EngineTimeout, EngineUnreachable
 from agent.planner import Container
@@ -257,6 +257,12 @@ class Engine:
         lines = str(run([*docker, "volume", "ls", "--filter", ours, "--format", columns])).splitlines()
         return {line.partition(" ")[0]: line.partition(" ")[2] for line in lines}
 
+    async def _in_turn(
+        self, function: Callable[[], T], line: Callable[[], AbstractAsyncContextManager[None]]
+    ) -> T:
+        async with line():
+            return await on_a_thread(function)
+
     async def _call(
         self,
         doing: str,
@@ -269,8 +275,7 @@ class Engine:
         # The child ends itself; this second clock is for a child that even SIGKILL does not end.
         patience = (deadline or self._deadline) + 5
         try:
-            async with asyncio.timeout(patience), (line or self._turns.queued)():
-                return await on_a_thread(function)
+            return await within(patience, self._in_turn(function, line or self._turns.queued))
         except TimeoutError:
             raise EngineTimeout("engine", f"{doing}: the container engine did not answer in time") from None
         except NoSuchImage as error:

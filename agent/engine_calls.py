@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -62,6 +62,20 @@ class Turns:
         finally:
             timer.cancel()
             end_turn()
+
+
+async def within(seconds: int, work: Coroutine[Any, Any, T]) -> T:
+    """What it gives, unless that takes so many seconds in which this process ran: who was suspended, or
+    stopped with SIGSTOP, finds an answer that came meanwhile. Raises TimeoutError."""
+    task = asyncio.ensure_future(work)
+    try:
+        for _ in range(seconds):
+            done, _pending = await asyncio.wait({task}, timeout=1.0)
+            if done:
+                return task.result()
+        raise TimeoutError
+    finally:
+        task.cancel()
 
 
 async def on_a_thread(function: Callable[[], T]) -> T:
