@@ -144,11 +144,11 @@ class HubLink:
             if platform is None or node_id is None:
                 raise AssertionError("registered without an id or a platform")
             asked, token = time.monotonic(), self._client.token
-            # After a failure nothing is known, so that no hub holds it: whether it answers must show at once.
-            known = None if failures else etag
-            wait = WAIT if known else None
+            # After a failure no hub is to hold it: whether it answers must show at once. What is known goes
+            # along: by that a hub with a new list sees that this node may have work of another.
+            wait = WAIT if etag and not failures else None
             try:
-                answer = await self._client.task(platform, node_id, known, wait)
+                answer = await self._client.task(platform, node_id, etag, wait)
             except HubError as error:
                 if isinstance(error, HubRejectedToken) and token != self._client.token:
                     continue  # it has been replaced meanwhile

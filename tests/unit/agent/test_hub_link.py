@@ -427,3 +427,26 @@ async def test_a_hub_that_refuses_the_question_for_the_task_alone_is_away(
             await until(lambda: rig.link.contact.away is None)
     assert [entry["event"] for entry in logs if "hub" in entry["event"]] == ["hub", "hub answers again"]
     assert rig.hub.count("/gridnode/register") <= 2, "the loss is the reason for one at most"
+
+
+async def test_after_a_failure_the_hub_is_told_what_is_known_and_asked_to_hold_nothing(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(tmp_path, Hub())
+
+    def questions() -> list[Request]:
+        return [request for request in rig.hub.asked if request.path == "/gridnode/task"]
+
+    async with rig.running():
+        await until(lambda: len(questions()) > 1)
+        rig.hub.away = True
+        await until(lambda: rig.link.contact.away)
+        before = len(questions())
+        rig.hub.away = False
+        await until(lambda: len(questions()) > before + 1)
+    # Without If-None-Match a hub that begins anew would answer that there is nothing to do.
+    known = [request.headers.get("If-None-Match") for request in questions()]
+    assert known == [None] + ['"1-a"'] * (len(known) - 1)
+    waits = [request.headers.get("Prefer") for request in questions()]
+    assert waits[before] is None, "it must show at once whether the hub answers"
+    assert waits[before + 1] is not None
