@@ -30,7 +30,7 @@ from tests.servers.children import free_port
 WORKER = """#!/bin/sh
 # Ends cleanly on SIGTERM; MODE: run (default), deaf (ignores SIGTERM), fail, quit.
 trap 'echo stopping; exit 0' TERM
-[ "$MODE" = deaf ] && trap '' TERM
+[ "$MODE" = deaf ] && { trap '' TERM; echo deaf; }
 [ "$MODE" = fail ] && { echo "no luck" >&2; exit 3; }
 [ "$MODE" = quit ] && exit 0
 while :; do sleep 0.1; done
@@ -55,6 +55,11 @@ def eventually(check: Callable[[], Any], what: str, seconds: float = 20.0) -> An
             return result
         time.sleep(0.05)
     raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+def has_a_deaf_one(agent: Agent) -> bool:
+    """Whether a container of the agent runs that will not end by SIGTERM: one that just starts still does."""
+    return any(docker("logs", name, check=False) == "deaf" for name in agent.containers().values())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.integration.agent.conftest import Agent, docker, eventually
+from tests.integration.agent.conftest import Agent, docker, eventually, has_a_deaf_one
 from tests.integration.agent.fixed_hub import FixedHub, task
 
 MakeAgent = Callable[..., Agent]
@@ -50,7 +50,8 @@ def test_an_image_that_does_not_exist_shows_as_an_error_and_the_next_task_at_onc
     assert "no-such-image" in error["message"]
     assert agent.output().count("] pulling") == 1
     hub.task = task("present", images["worker"])
-    eventually(lambda: len(agent.containers()) == 2, "two containers run", 13)
+    eventually(lambda: agent.containers(running=False), "the 15 s until the next try are not waited for", 13)
+    eventually(lambda: len(agent.containers()) == 2, "two containers run")
     assert agent.stop() == 0
 
 
@@ -202,7 +203,7 @@ def test_a_container_deaf_to_sigterm_is_killed_after_its_time(
 ) -> None:
     hub.task = task("deaf", images["worker"], env={"MODE": "deaf"}, stop_timeout=2)
     agent = make_agent(hub.url, parallelism=1).start()
-    eventually(lambda: agent.containers(), "a container runs")
+    eventually(lambda: has_a_deaf_one(agent), "a deaf container runs")
     hub.task = task("polite", images["worker"])
     eventually(
         lambda: list(agent.containers(running=False).values()) == [f"idm-polite-{agent.node_id}-0"],

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from tests.integration.agent.conftest import Agent, docker, eventually
+from tests.integration.agent.conftest import Agent, docker, eventually, has_a_deaf_one
 from tests.integration.agent.fixed_hub import TalkingHub, task
 
 MakeAgent = Callable[..., Agent]
@@ -115,7 +115,7 @@ def test_an_image_that_ends_well_at_once_does_not_spin_but_after_five_seconds_go
     seen = events(name, began)
     died = next(at for action, at in seen if action == "die")
     again = next(at for action, at in seen if action == "start" and at > died)
-    assert again - died < 2
+    assert again - died < 4  # with a busy machine's two seconds for a start
     assert quick.errors() == steady.errors() == []
     assert {beat["status"] for beat in steady.beats()} <= {"Idle", "Running"}
     assert hasty.stop() == patient.stop() == 0
@@ -127,7 +127,7 @@ def test_a_deaf_container_is_killed_after_its_time_and_that_is_told_once(
     hub = make_hub()
     hub.task = task("deaf", images["worker"], env={"MODE": "deaf"}, stop_timeout=1)
     agent = make_agent(hub.url, parallelism=1).start()
-    eventually(agent.containers, "a container runs")
+    eventually(lambda: has_a_deaf_one(agent), "a deaf container runs")
     hub.task = task("polite", images["worker"])
     eventually(hub.errors, "the end is told", 25)
     eventually(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.integration.agent.conftest import Agent, docker, eventually
+from tests.integration.agent.conftest import Agent, docker, eventually, has_a_deaf_one
 from tests.integration.agent.fixed_hub import FixedHub, task
 
 MakeAgent = Callable[..., Agent]
@@ -162,7 +162,7 @@ def test_waits_for_a_hub_that_boots_later_and_keeps_computing_when_it_goes(
 def test_a_second_signal_hastens(hub: FixedHub, images: dict[str, str], make_agent: MakeAgent) -> None:
     hub.task = task("deaf", images["worker"], env={"MODE": "deaf"}, stop_timeout=60)
     agent = make_agent(hub.url, parallelism=1).start()
-    eventually(lambda: len(agent.containers()) == 1, "a container runs")
+    eventually(lambda: has_a_deaf_one(agent), "a deaf container runs")
     agent.signal(signal.SIGINT)
     time.sleep(2)
     assert len(agent.containers()) == 1
