@@ -95,13 +95,17 @@ def _killed(code: int, limit_mb: int, kernel: Word) -> Exit:
     match kernel:
         case Word.CONTAINER:
             return Exit("out-of-memory", f"out of memory {limit}", True)
-        case Word.MACHINE:
-            text = f"out of memory: killed as the kernel was killing on this machine for memory {limit}"
-            return Exit("out-of-memory", text, True)
         case Word.EARLIER:
             text = f"killed (SIGKILL) by something else, long after a process of it was for memory {limit}"
+            return Exit("sigkill", text, True)
         case Word.NOTHING:
             text = "killed (SIGKILL) by something else: neither the agent nor the kernel for want of memory"
+            return Exit("sigkill", text, True)
+        case Word.MACHINE:
+            text = (
+                "killed (SIGKILL), and not by the agent; the kernel killed a process of this machine for want"
+                f" of memory at about that time, whether in this container cannot be told {limit}"
+            )
         case Word.UNKNOWN:
             text = "killed (SIGKILL), and not by the agent; whether for want of memory cannot be told here"
-    return Exit("sigkill", text, True)
+    return Exit("sigkill-unexplained", text, True)

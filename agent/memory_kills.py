@@ -8,7 +8,9 @@ for memory. So a container that was killed while it stood still was killed by so
 
 Neither says which process it was. A container may outlive a kill in it (a pool that lost one of its workers)
 and be killed by something else much later. And the engine speaks late, also of others that have not ended:
-so whoever is not spoken of is judged last, by what is left of the counter's rise.
+so whoever is not spoken of is judged last, by what is left of the counter's rise. Where nothing is left, it
+was not the kernel. Where something is, it may have been any process of the machine: no container is told to
+be it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ LATE = 2.0
 UNSURE = 30.0
 """The same on a busy machine, where what is left of a container waits long for a CPU: perhaps."""
 HEARSAY = 2.0
-"""Seconds that the engine has to say whom a rise is about, before another container is told to be it."""
+"""Seconds that the engine has to say whom a rise is about, before that is called unknown."""
 EVENT_LATE = 10.0
 """Seconds, at most, between a kill and the engine's event: 2 s on a machine that had too much to do."""
 KEPT = 64
@@ -42,7 +44,7 @@ class Word(Enum):
 
     CONTAINER = "it was this container"
     EARLIER = "it killed in this container, and that went on for long"
-    MACHINE = "it killed some process of this machine for memory just then, and nothing says which"
+    MACHINE = "it killed some process of this machine for memory at about that time, and nothing says which"
     NOTHING = "it killed none for memory"
     UNKNOWN = "it cannot be asked here"
 
@@ -55,7 +57,7 @@ class _Rise:
 
 
 class MemoryKills:
-    """The counter's rises, each of which explains one container; times in seconds since the epoch.
+    """The counter's rises, which the engine's word explains one by one; times in seconds since the epoch.
 
     `count` answers the machine's kills since it booted, or None where that cannot be read; `now` is when the
     watch begins.
@@ -115,9 +117,8 @@ class MemoryKills:
             return Word.EARLIER if killed and not is_claimed and self._is_old(at, ended) else Word.CONTAINER
         if self._total is None or ended < self._began:
             return Word.UNKNOWN
-        if killed and self._claim(ended, LATE):
-            return Word.MACHINE
-        return Word.UNKNOWN if killed and self._find(ended, UNSURE) else Word.NOTHING
+        # Nothing is claimed: of two that may be it, neither is cleared by the other.
+        return Word.MACHINE if killed and self._find(ended, UNSURE) else Word.NOTHING
 
     def _is_old(self, at: float | None, ended: float) -> bool:
         """Whether the last kill in a container was long before its end; `at`: when the engine told of it."""
@@ -134,8 +135,12 @@ class MemoryKills:
         return rise is not None
 
     def _find(self, moment: float, late: float) -> _Rise | None:
-        """The first rise, not yet explained, that may have come to light at a moment."""
-        return next((r for r in self._rises if r.count and r.after <= moment <= r.before + late), None)
+        """The last rise, not yet explained, that may have come to light at a moment.
+
+        The last, since an earlier one that is left over still casts its doubt on whoever ended after both.
+        """
+        rises = reversed(self._rises)
+        return next((r for r in rises if r.count and r.after <= moment <= r.before + late), None)
 
 
 def machine_kills(path: Path = VMSTAT) -> int | None:

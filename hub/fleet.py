@@ -24,7 +24,9 @@ ARCHITECTURES = frozenset(
 )
 """Those that are counted by name; whatever else nodes say is `other`, so that they cannot make names up."""
 
-CUT_OFF = frozenset({"killed", "sigkill", "removed", "out-of-memory", "disk", "failed", "interrupted"})
+CUT_OFF = frozenset(
+    ("killed", "sigkill", "sigkill-unexplained", "removed", "out-of-memory", "disk", "failed", "interrupted")
+)
 """Ends of containers that had no time to put away what they had in hand, or did not use it."""
 
 RUNTIME_STATUSES = frozenset({"Running", "Idle", "Error"})

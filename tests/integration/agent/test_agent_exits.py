@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pytest
+
+from agent.memory_kills import machine_kills
 from tests.integration.agent.conftest import Agent, docker, eventually, has_a_deaf_one
 from tests.integration.agent.fixed_hub import TalkingHub, task
 
 MakeAgent = Callable[..., Agent]
 MakeHub = Callable[[], TalkingHub]
 
+GREEDY = "busybox head -c 100m /dev/zero | busybox tail"
+"""More than the limit."""
 ENDS: dict[str, tuple[list[str] | None, str, int | None, str]] = {
     "well": (["sh", "-c", "exit 0"], "finished", 0, "finished"),
     "badly": (["sh", "-c", "echo no luck >&2; exit 3"], "failed", 3, "exit code 3"),
     "by-a-signal": (["sh", "-c", "kill -SEGV $$"], "failed", 139, "exit code 139 (killed by signal 11)"),
-    "for-memory": (
-        ["sh", "-c", "busybox head -c 100m /dev/zero | busybox tail"],
-        "out-of-memory",
-        137,
-        "out of memory",
-    ),
+    "for-memory": (["sh", "-c", GREEDY], "as the engine says", 137, ""),
     "as-an-alien": (
         None,
         "wrong-platform",
@@ -31,7 +32,10 @@ ENDS: dict[str, tuple[list[str] | None, str, int | None, str]] = {
     ),
     "unfound": (["/no/such/command"], "no-command", 127, "could not start: /no/such/command: No such file"),
 }
-"""Name → command (None: an image for another machine), and what the operator sees: kind, exit code, words."""
+"""Name → command (None: an image for another machine), and what the operator sees: kind, exit code, words.
+
+`as the engine says`: where it hears of kills for memory, they are told as such.
+"""
 
 
 def is_error(hub: TalkingHub) -> bool:
@@ -55,8 +59,22 @@ def events(name: str, since: float) -> list[tuple[str, float]]:
     return [(action, int(nanoseconds) / 1e9) for action, nanoseconds in split]
 
 
+@pytest.fixture(scope="module")
+def hears_kills(images: dict[str, str]) -> bool:
+    """Whether this engine says of a container that it was killed for memory: not each does."""
+    name = f"greedy-{uuid.uuid4().hex[:12]}"
+    began = time.time()
+    docker("run", "--name", name, "--memory", "16m", images["worker"], "sh", "-c", GREEDY, check=False)
+    inspected = docker("inspect", "--format", "{{.State.OOMKilled}}", name) == "true"
+    time.sleep(2.5)
+    window = ("--since", f"{began:.3f}", "--until", f"{time.time():.3f}")
+    heard = docker("events", *window, "--filter", f"container={name}", "--filter", "event=oom")
+    docker("rm", name)
+    return inspected or bool(heard)
+
+
 def test_each_end_of_a_container_is_told_apart(
-    make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent
+    make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent, hears_kills: bool
 ) -> None:
     hubs = {name: make_hub() for name in ENDS}
     agents: dict[str, Agent] = {}
@@ -64,7 +82,11 @@ def test_each_end_of_a_container_is_told_apart(
         image = images["worker" if command else "alien"]
         hubs[name].task = task(name, image, command=command, memory=16)
         agents[name] = make_agent(hubs[name].url, parallelism=1).start()
-    for name, (_, kind, code, words) in ENDS.items():
+    memory = ("sigkill-unexplained", "of this machine for want of memory at about that time")
+    if hears_kills:
+        memory = ("out-of-memory", "out of memory (limit 16 MB)")
+    for name, (_, told, code, text) in ENDS.items():
+        kind, words = memory if name == "for-memory" else (told, text)
         hub = hubs[name]
         last: dict[str, Any] = eventually(hub.last_exit, f"an end {name} is told")
         assert (last["kind"], last["exit_code"]) == (kind, code), name
@@ -95,6 +117,25 @@ def test_a_kill_that_is_not_the_kernels_is_not_told_as_one_for_memory(
     assert (last["kind"], last["exit_code"]) == ("sigkill", 137)
     assert last["message"].startswith("killed (SIGKILL) by something else")
     assert [error["kind"] for error in hub.errors()] == ["sigkill"]
+    assert agent.stop() == 0
+
+
+def test_a_kill_by_hand_just_after_one_for_memory_elsewhere_is_not_told_as_one_for_memory(
+    make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    hub = make_hub()
+    hub.task = task("killed", images["worker"])
+    agent = make_agent(hub.url, parallelism=1).start()
+    [victim] = eventually(agent.containers, "a container runs")
+    eventually(lambda: hub.beats() and hub.beats()[-1]["status"] == "Running", "the agent looks after it")
+    began = machine_kills()
+    docker("run", "--rm", "--memory", "16m", images["worker"], "sh", "-c", GREEDY, check=False)
+    assert machine_kills() != began, "the kernel killed for memory, in no container of the agent"
+    docker("kill", victim)
+    last = eventually(hub.last_exit, "its end is told")
+    assert (last["kind"], last["exit_code"]) == ("sigkill-unexplained", 137)
+    assert "whether in this container cannot be told" in last["message"]
+    assert [error["kind"] for error in hub.errors()] == ["sigkill-unexplained"]
     assert agent.stop() == 0
 
 

@@ -67,8 +67,11 @@ async def test_who_was_killed_by_hand_waits_for_what_the_engine_says_of_another(
     await asyncio.gather(node.accounts.settle(node.killed("late"), None, asked=False), say("late"))
     assert node.told() == [("out-of-memory", "late: out of memory (limit 32 MB)")]
     node.total = 3
-    await node.accounts.settle(node.killed("unheard"), None, asked=False)
-    assert [kind for kind, _ in node.told()] == ["out-of-memory"]
+    both = (node.accounts.settle(node.killed(name), None, asked=False) for name in ("unheard", "by-hand-too"))
+    await asyncio.gather(*both)
+    assert [kind for kind, _ in node.told()] == ["sigkill-unexplained"] * 2, (
+        "nothing says which of them it was"
+    )
 
 
 def test_a_kill_for_memory_that_a_container_outlives_is_told_once(

@@ -45,10 +45,10 @@ def test_what_init_could_not_start_is_told_from_what_ran_and_failed() -> None:
     ("kernel", "kind", "text"),
     [
         (Word.CONTAINER, "out-of-memory", "out of memory (limit 64 MB)"),
-        (Word.MACHINE, "out-of-memory", "out of memory: killed as the kernel was killing on this machine"),
+        (Word.MACHINE, "sigkill-unexplained", "killed (SIGKILL), and not by the agent; the kernel killed a"),
         (Word.EARLIER, "sigkill", "killed (SIGKILL) by something else, long after a process of it was"),
         (Word.NOTHING, "sigkill", "killed (SIGKILL) by something else: neither the agent nor the kernel"),
-        (Word.UNKNOWN, "sigkill", "killed (SIGKILL), and not by the agent"),
+        (Word.UNKNOWN, "sigkill-unexplained", "killed (SIGKILL), and not by the agent; whether for want of"),
     ],
 )
 def test_a_kill_is_for_memory_only_where_the_kernel_says_so(kernel: Word, kind: str, text: str) -> None:
@@ -78,7 +78,7 @@ def test_a_kill_for_memory_that_a_container_outlived_is_told_with_its_exit() -> 
 )
 def test_what_a_program_writes_decides_nothing_about_its_end(code: int, tail: bytes) -> None:
     end = classify(replace(ENDED, exit_code=code), tail, NOBODY)
-    assert end.kind == ("sigkill" if code == 137 else "failed")
+    assert end.kind == ("sigkill-unexplained" if code == 137 else "failed")
 
 
 def test_an_end_that_was_asked_for_is_no_failure_unless_a_limit_was_broken() -> None:

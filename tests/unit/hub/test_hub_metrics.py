@@ -193,7 +193,7 @@ async def test_who_works_on_a_task_is_counted_among_those_online() -> None:
 
 async def test_containers_that_were_killed_or_failed_are_counted_by_task() -> None:
     store = open_memory()
-    ends = ["failed", "sigkill", "removed", "finished", "stopped", "not-started", None]
+    ends = ["failed", "sigkill", "sigkill-unexplained", "removed", "finished", "stopped", "not-started", None]
     for number, kind in enumerate(ends):
         node_id = f"n{number}"
         await store.run(
@@ -210,7 +210,7 @@ async def test_containers_that_were_killed_or_failed_are_counted_by_task() -> No
             )
         )
     working = count_fleet(list(await store.nodes())).working["t"]
-    assert (working.nodes, working.restarts, working.cut_off) == (0, 14, 3)
+    assert (working.nodes, working.restarts, working.cut_off) == (0, 16, 4)
 
 
 # --- The parts --------------------------------------------------------------------------------------------
