@@ -20,6 +20,7 @@ from agent.exits import SIGKILLED, Circumstances, Exit, classify
 from agent.limits import Breach, Limit
 from agent.memory_kills import HEARSAY, MemoryKills, Word
 from agent.planner import Container
+from agent.reasons import Reason
 from agent.report import Board
 from agent.runs import Run, Runs
 from agent.slots import (
@@ -149,7 +150,9 @@ class Accounts:
         """A slot's container could not be started."""
         memory = self.memory.get(slot.instance, SlotMemory())
         most = PASSING_MOST if kind in PASSING else FAILURE_MOST
-        self.memory[slot.instance] = after_failed_start(memory, text, time.monotonic(), self._random, most)
+        self.memory[slot.instance] = after_failed_start(
+            memory, Reason(kind, text), time.monotonic(), self._random, most
+        )
         self._board.error(kind, text, slot.instance)
         log.warning("start failed", instance=slot.instance, error=text)
         now = time.time()
@@ -210,7 +213,7 @@ class Accounts:
         if end.kind == "interrupted":
             self.memory[instance] = after_interruption(memory)
         else:
-            failure = end.text if end.is_failure else None
+            failure = Reason(end.kind, end.text) if end.is_failure else None
             self.memory[instance] = after_exit(memory, failure, ran, time.monotonic(), self._random)
 
     def _keep(

@@ -19,6 +19,7 @@ from agent import spec
 from agent.contact import Contact
 from agent.machine import Identity
 from agent.membership import Membership
+from agent.reasons import BAD_TASK, DRAINED, NOTHING_GIVEN, UNSUPPORTED, Reason
 from agent.report import Board, clip
 from agent.settings import Settings
 from gridcore import __version__
@@ -165,7 +166,7 @@ class HubLink:
                 self._task, self._task_known, self._task_invalid = answer.task, True, answer.invalid
                 self._nothing = None  # which was about what was given before
                 if answer.invalid:
-                    self._board.error("bad-task", f"the hub's task cannot be used: {answer.invalid}")
+                    self._board.error(BAD_TASK, _unusable(answer.invalid))
                 self._apply()
             if etag is None:
                 await asyncio.sleep(POLL)
@@ -242,7 +243,8 @@ class HubLink:
                     active_containers=report.active_containers,
                     task=report.task,
                     generation=report.generation,
-                    reason=clip(report.reason) if report.reason else None,
+                    reason=clip(report.reason.text) if report.reason else None,
+                    reason_kind=report.reason.kind if report.reason else None,
                     containers=report.containers(time.time()),
                     errors=errors,
                     warnings=[clip(warning) for warning in report.warnings][:MAX_WARNINGS],
@@ -305,20 +307,20 @@ class HubLink:
 
     def _apply(self) -> None:
         if self._identity.refusal:
-            self._on_wanted(spec.Wanted(reason=self._identity.refusal))
+            self._on_wanted(spec.Wanted(reason=Reason(UNSUPPORTED, self._identity.refusal)))
         elif self._draining:
-            self._on_wanted(spec.Wanted(reason="drained: the hub wants no containers here"))
+            text = "drained: the hub wants no containers here"
+            self._on_wanted(spec.Wanted(reason=Reason(DRAINED, text)))
         elif self._task_known and self.node_id is not None:
             self._on_wanted(self._wanted_now(self.node_id))
 
     def _wanted_now(self, node_id: str) -> spec.Wanted:
         if self._task_invalid:
-            return spec.Wanted(reason=f"the hub's task cannot be used: {self._task_invalid}")
+            return spec.Wanted(reason=Reason(BAD_TASK, _unusable(self._task_invalid)))
         if self._task is None:
             # A hub that does not say why may have none, be held, or lack an image for us.
             nothing = f"the hub gives {self._identity.platform} nodes nothing to run now"
-            reason = self._nothing or nothing
-            return spec.Wanted(reason=reason, is_word=True)
+            return spec.Wanted(reason=Reason(NOTHING_GIVEN, self._nothing or nothing), is_word=True)
         return spec.want(self._task, self._facts, node_id, self._settings)
 
     async def _until_next_beat(self) -> None:
@@ -342,3 +344,7 @@ class HubLink:
         if isinstance(error, HubRejectedToken):
             text = self._credentials.explain(self._config)
         return self.contact.lose(asker, error, failures, text)
+
+
+def _unusable(why: str) -> str:
+    return f"the hub's task cannot be used: {why}"

@@ -20,6 +20,7 @@ from agent.engine import Engine
 from agent.errors import EngineError
 from agent.image_cleanup import PulledImages, clean, used_percent
 from agent.planner import Image
+from agent.reasons import Reason
 from agent.report import Board
 from agent.slots import doubled, jittered
 
@@ -145,7 +146,8 @@ class Images:
             if image in (self.current, self._ahead):
                 self._board.error(error.kind, str(error))
                 log.warning("image", image=image.name, error=str(error), next_try=f"in {wait:.0f} s")
-            failed = Image(image.name, "failed", failures, time.monotonic() + wait, str(error))
+            told = Reason(error.kind, str(error))
+            failed = Image(image.name, "failed", failures, time.monotonic() + wait, told)
             if error.kind == "disk-full":
                 if self._watermark is not None:
                     await self._clean(self._watermark)

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
+from agent.reasons import Reason
 from agent.slots import SlotMemory
 from agent.spec import SlotSpec, Wanted
 
@@ -62,7 +63,7 @@ class Image:
     state: Literal["unknown", "fetching", "ready", "failed"] = "unknown"
     failures: int = 0
     not_before: float = 0.0
-    error: str | None = None
+    error: Reason | None = None
 
 
 @dataclass(frozen=True)

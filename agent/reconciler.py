@@ -23,6 +23,7 @@ from agent.executor import Executor
 from agent.images import Images
 from agent.limits import Breach
 from agent.planner import Container, State, keepers, next_deadline, plan
+from agent.reasons import OWNER, STOPPING, Reason
 from agent.report import Board, report_of
 from agent.scratch import Scratch
 from agent.terms import Permit
@@ -85,7 +86,8 @@ class Reconciler:
         self._board.secrets = wanted.slots[0].secrets if wanted.slots else ()
         if wanted.warning:
             log.warning("more containers than CPUs", detail=wanted.warning)
-        log.info("wanted", task=wanted.task, containers=len(wanted.slots), reason=wanted.reason)
+        why = wanted.reason.text if wanted.reason else None
+        log.info("wanted", task=wanted.task, containers=len(wanted.slots), reason=why)
         self.wake()
 
     def set_permit(self, permit: Permit) -> None:
@@ -109,7 +111,7 @@ class Reconciler:
 
         `give_up`: not wait for ever for an engine that does not answer.
         """
-        self.set_wanted(spec.Wanted(reason=reason))
+        self.set_wanted(spec.Wanted(reason=Reason(STOPPING, reason)))
         self._stopping = True
         if give_up:
             longest = max((c.stop_timeout for c in self._containers), default=0.0)
@@ -203,7 +205,8 @@ class Reconciler:
     def _wanted(self) -> spec.Wanted | None:
         if self._permit.refuse is None or self._stopping:
             return self._asked
-        return replace(self._asked or spec.Wanted(), slots=(), reason=self._permit.refuse)
+        refused = Reason(OWNER, self._permit.refuse)
+        return replace(self._asked or spec.Wanted(), slots=(), reason=refused)
 
     @property
     def _frozen(self) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from agent.errors import EngineError
 from agent.planner import State, idle_instances, keepers
+from agent.reasons import FETCHING, OWNER, UNASKED, Reason
 from agent.runs import Run
 from agent.slots import SlotMemory
 from gridcore.masking import mask_values
@@ -65,7 +66,7 @@ class Report:
     active_containers: int = 0
     task: str | None = None
     generation: str | None = None
-    reason: str | None = None
+    reason: Reason | None = None
     slots: tuple[SlotReport, ...] = ()
     warnings: tuple[str, ...] = ()
     paused: bool = False
@@ -151,11 +152,14 @@ def report_of(
     live = [c for c in state.containers if not c.ended]
     active = [c for c in live if c.status != "paused"]
     leaving = next((c for c in live if wanted is not None and c.id not in kept), None)
-    reason = held or (wanted.reason if wanted else "waiting for the hub's first word")
-    trouble = str(engine_error) if engine_error else _trouble(state)
+    if held is not None:
+        reason: Reason | None = Reason(OWNER, held)
+    else:
+        reason = wanted.reason if wanted else Reason(UNASKED, "waiting for the hub's first word")
+    trouble = Reason(engine_error.kind, str(engine_error)) if engine_error else _trouble(state)
     image = state.image
     if reason is None and image is not None and image.state == "fetching" and idle_instances(state):
-        reason = f"fetching {image.name}"
+        reason = Reason(FETCHING, f"fetching {image.name}")
     status: NodeRuntimeStatus = "Error" if trouble else "Running" if active else "Idle"
     # While the old task's containers end, that is what the node still runs.
     shown = leaving or wanted
@@ -173,7 +177,7 @@ def report_of(
     )
 
 
-def _trouble(state: State) -> str | None:
+def _trouble(state: State) -> Reason | None:
     """What is wrong with the image that slots wait for; else with the last run of a slot that is not well."""
     slots = state.wanted.slots if state.wanted else ()
     errors = [state.memory[slot.instance].error for slot in slots if slot.instance in state.memory]

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
+from agent.reasons import Reason
+
 FAILURE_FIRST, FAILURE_MOST = 1.0, 300.0
 QUICK_FIRST, QUICK_MOST = 1.0, 10.0
 QUICK = 5.0
@@ -28,7 +30,7 @@ class SlotMemory:
     failures: int = 0
     quick_exits: int = 0
     not_before: float = 0.0
-    error: str | None = None
+    error: Reason | None = None
     """What went wrong last, until a container of it runs well."""
 
 
@@ -54,7 +56,7 @@ def jittered(seconds: float, random: Random) -> float:
 
 
 def after_failure(
-    memory: SlotMemory, error: str, now: float, random: Random, most: float = FAILURE_MOST
+    memory: SlotMemory, error: Reason, now: float, random: Random, most: float = FAILURE_MOST
 ) -> SlotMemory:
     """A container that ended badly; `most` is the longest wait in seconds."""
     failures = memory.failures + 1
@@ -63,13 +65,15 @@ def after_failure(
 
 
 def after_failed_start(
-    memory: SlotMemory, error: str, now: float, random: Random, most: float = FAILURE_MOST
+    memory: SlotMemory, error: Reason, now: float, random: Random, most: float = FAILURE_MOST
 ) -> SlotMemory:
     """A container that could not be started: a failure, and a try that counts like any other."""
     return after_failure(replace(memory, restarts=memory.restarts + 1), error, now, random, most)
 
 
-def after_exit(memory: SlotMemory, failure: str | None, ran: float, now: float, random: Random) -> SlotMemory:
+def after_exit(
+    memory: SlotMemory, failure: Reason | None, ran: float, now: float, random: Random
+) -> SlotMemory:
     """A container that ended by itself after `ran` seconds; counts the restart that follows.
 
     `failure` says what was wrong, None that it ended well.

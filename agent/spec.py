@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 
+from agent.reasons import FEW_GPUS, LITTLE_MEMORY, NOT_ALLOWED, Reason
 from agent.settings import Settings
 from gridcore.masking import url_password
 from gridcore.protocol import CONTRACT_NAMES, TaskConfig
@@ -125,7 +126,7 @@ class Wanted:
     """The desired state: these slots and no other container; `reason` says why there are none."""
 
     slots: tuple[SlotSpec, ...] = ()
-    reason: str | None = None
+    reason: Reason | None = None
     task: str | None = None
     generation: str | None = None
     """As the hub sent it."""
@@ -142,20 +143,24 @@ def want(task: TaskConfig, node: NodeFacts, node_id: str, settings: Settings) ->
     key = task.generation or _digest(task.to_wire())
     nothing = Wanted(task=task.task_name, generation=task.generation, key=key, is_word=True)
     if settings.allowed_images is not None and not is_allowed(task.image, settings.allowed_images):
-        return replace(nothing, reason=f"image {task.image} is not in this node's allowed_images")
+        text = f"image {task.image} is not in this node's allowed_images"
+        return replace(nothing, reason=Reason(NOT_ALLOWED, text))
     own = settings.parallelism or len(node.cpus)
     ceiling = settings.max_container_memory or node.memory_mb // own
     memory = task.memory or settings.container_memory
     if task.memory and task.memory > ceiling:
-        return replace(nothing, reason=f"needs {task.memory} MB a container, the node allows {ceiling} MB")
+        text = f"needs {task.memory} MB a container, the node allows {ceiling} MB"
+        return replace(nothing, reason=Reason(LITTLE_MEMORY, text))
     gpus = task.gpus or 0
     count = min(own, task.parallelism or own, node.memory_mb // memory)
     if count == 0:
-        return replace(nothing, reason=f"needs {memory} MB a container, the node has {node.memory_mb} MB")
+        text = f"needs {memory} MB a container, the node has {node.memory_mb} MB"
+        return replace(nothing, reason=Reason(LITTLE_MEMORY, text))
     if gpus:
         count = min(count, node.gpus // gpus)
         if count == 0:
-            return replace(nothing, reason=f"needs {gpus} GPU a container, the node has {node.gpus}")
+            text = f"needs {gpus} GPU a container, the node has {node.gpus}"
+            return replace(nothing, reason=Reason(FEW_GPUS, text))
     warning = None
     if count > len(node.cpus):
         warning = f"{count} containers share {len(node.cpus)} CPUs"

@@ -45,11 +45,15 @@ CONTRACT_NAMES = (
 """The variables that every container gets from us; a task's own `env` may not name them."""
 
 NodeRuntimeStatus = Literal["Running", "Idle", "Error"]
+NO_TASK = "no-task"
+"""The kind of reason of a node that its hub gives nothing."""
+OTHER_KIND = "other"
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Never a leading dash: an image stands on docker's command line, where "-v…" would be an option.
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
 _BREAKS = re.compile(r"[\x00\r\n]")
+_KIND = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
 
 def _one_line(value: str) -> str:
@@ -60,6 +64,10 @@ def _one_line(value: str) -> str:
 
 def _unset_when_empty(value: Any) -> Any:
     return None if value == "" else value
+
+
+def _kind_of_reason(value: str) -> str:
+    return value if _KIND.fullmatch(value) else OTHER_KIND
 
 
 def _image_reference(value: str) -> str:
@@ -86,6 +94,8 @@ WholeText = Annotated[str, BeforeValidator(mend)]  # half a character is no reas
 Line = Annotated[str, AfterValidator(_one_line), Field(max_length=4096)]
 OptionalLine = Annotated[Line | None, BeforeValidator(_unset_when_empty)]
 Image = Annotated[str, AfterValidator(_image_reference)]
+ReasonKind = Annotated[str, AfterValidator(_kind_of_reason)]
+"""A short stable word. Any other text counts as `other`: no node is lost for the form of a word."""
 OptionalImage = Annotated[Image | None, BeforeValidator(_unset_when_empty)]
 Env = Annotated[dict[str, str], AfterValidator(check_env)]
 NodeId = Annotated[str, StringConstraints(pattern=NODE_ID_PATTERN)]
@@ -290,6 +300,9 @@ class HeartbeatRequest(BaseModel):
     task: str | None = Field(default=None, max_length=128)
     generation: str | None = Field(default=None, max_length=128)
     reason: str | None = Field(default=None, max_length=MAX_ERROR_BYTES)
+    """For people."""
+    reason_kind: ReasonKind | None = None
+    """The same for programs: the kind of the error or exit that put it in Error, or of doing nothing."""
     containers: list[ContainerReport] | None = Field(default=None, max_length=4096)
     errors: list[NodeErrorReport] = Field(default_factory=list, max_length=MAX_ERRORS)
     warnings: list[Annotated[str, Field(max_length=MAX_ERROR_BYTES)]] = Field(

@@ -7,7 +7,7 @@ fleet in which every node has twenty errors: each different message of a node is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hub.redaction import Hide
@@ -29,7 +29,7 @@ GAP = "…"
 """Stands where messages differ."""
 
 UNKNOWN_KIND = "error"
-"""Of a node that gives a reason for its Error, but sent no such error."""
+"""Of a reason for an Error whose kind its agent, an older one, does not tell."""
 
 _VARIES = re.compile(
     r"""
@@ -101,7 +101,6 @@ def find_causes(nodes: Iterable[Node], since: float, now: float, hide: Hide) -> 
             message = hide(seen.message)
             key = seen.kind, cause_of(message, node.record.id, node.record.hostname)
             found.setdefault(key, _Found(seen.first, seen.last, message)).add(node.record.id, seen)
-    _join_reasons(found)
     causes = [
         Cause(kind, cause, list(group.node_ids), len(online), group.first, group.last, group.example)
         for (kind, cause), group in found.items()
@@ -135,41 +134,35 @@ def _sightings(node: Node, since: float, now: float) -> Iterator[_Sighting]:
     lasting = {
         (slot, error.kind, error.message) for slot, error in newest.items() if _lasts(node, error, now)
     }
+    live = node.live
     times: dict[tuple[str, str], tuple[float, float]] = {}
     for error in recent:
         if (error.instance, error.kind, error.message) in lasting:
             first, _ = times.get((error.kind, error.message), (error.time, 0.0))
             times[error.kind, error.message] = first, error.time
+    now_wrong = live.reason if live.runtime_status == "Error" else None
     for (kind, message), (first, last) in times.items():
-        yield _Sighting(kind, message, first, last)
-    reason = node.live.reason
-    if node.live.runtime_status == "Error" and reason:
-        kind = next((error.kind for error in reversed(node.live.errors) if reason in error.message), "")
-        yield _Sighting(kind, reason, node.live.last_seen, node.live.last_seen)
+        is_reason = now_wrong is not None and kind == live.reason_kind
+        yield _Sighting(kind, message, first, max(last, live.last_seen) if is_reason else last)
+    if now_wrong and not _is_told(live.reason_kind, {kind for kind, _ in times}):
+        yield _Sighting(live.reason_kind or UNKNOWN_KIND, now_wrong, live.last_seen, live.last_seen)
+
+
+def _is_told(reason_kind: str | None, lasting: Collection[str]) -> bool:
+    """Whether errors of these kinds, which last, tell the node's reason; of a reason without a kind they
+    may, and a trouble that is told under one name is not told under two."""
+    return bool(lasting) if reason_kind is None else reason_kind in lasting
 
 
 def _lasts(node: Node, error: NodeError, now: float) -> bool:
     """Whether the last error of a slot, or of the whole node, is not over."""
     is_failing = node.live.runtime_status == "Error"
     if error.instance is None:
-        reason = node.live.reason
-        return is_failing or now - error.time < WELL or (reason is not None and reason in error.message)
+        reason_kind = node.live.reason_kind
+        is_reason = is_failing if reason_kind is None else error.kind == reason_kind
+        return is_reason or now - error.time < WELL
     slot = next((slot for slot in node.live.containers if slot.instance == error.instance), None)
     if slot is None:  # it is not wanted any more, or the node does not tell of its slots
         return is_failing and not node.live.containers
     has_run = slot.state == "running" and slot.started is not None and now - slot.started >= WELL
     return not has_run
-
-
-def _join_reasons(found: dict[tuple[str, str], _Found]) -> None:
-    """A reason without a kind, as its node sent no such error, joins the errors with the same cause."""
-    kinds: dict[str, str] = {}
-    for kind, cause in found:
-        if kind:
-            kinds.setdefault(cause, kind)
-    for _, cause in [key for key in found if not key[0]]:
-        reason = found.pop(("", cause))
-        group = found.setdefault((kinds.get(cause, UNKNOWN_KIND), cause), reason)
-        if group is not reason:
-            group.node_ids |= reason.node_ids
-            group.first, group.last = min(group.first, reason.first), max(group.last, reason.last)

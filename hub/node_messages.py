@@ -81,6 +81,8 @@ class NodeView(BaseModel):
     generation: str | None
     reason: str | None
     """Why it is idle, or has an error."""
+    reason_kind: str | None
+    """The same for programs; null where its agent gives none."""
     warnings: list[str]
     containers: list[ContainerView]
     errors: list[NodeErrorView]

@@ -154,6 +154,8 @@ class Live:
     task: str | None = None
     generation: str | None = None
     reason: str | None = None
+    reason_kind: str | None = None
+    """None from an agent that gives its reasons no kind."""
     errors: tuple[NodeError, ...] = ()
     containers: tuple[ContainerState, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -263,6 +265,7 @@ def heartbeat(node: Node, report: HeartbeatRequest, now: Instant) -> Node:
             task=report.task,
             generation=report.generation,
             reason=report.reason,
+            reason_kind=report.reason_kind,
             errors=(*node.live.errors, *errors)[-MAX_ERRORS:] if errors else node.live.errors,
             containers=read_containers(report.containers or (), node.live.containers, now.wall),
             warnings=tuple(report.warnings),

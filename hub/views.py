@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gridcore.masking import is_masked, mask_text, mask_url
-from gridcore.protocol import MASK, TaskDefinition
+from gridcore.protocol import MASK, NO_TASK, TaskDefinition
 from hub.causes import NODES_SHOWN, Cause
 from hub.errors import InvalidFields
 from hub.redaction import Hide
@@ -86,6 +86,7 @@ def _masked_definition(definition: TaskDefinition) -> dict[str, Any]:
 def node_view(node: Node, tasks: TaskList, hide: Hide) -> dict[str, Any]:
     """A node as operators see it; `hide` masks what it wrote itself."""
     record, live = node.record, node.live
+    reason, reason_kind = _reason(node, tasks, hide) if node.is_online else (None, None)
     return {
         "id": record.id,
         "hostname": record.hostname,
@@ -105,7 +106,8 @@ def node_view(node: Node, tasks: TaskList, hide: Hide) -> dict[str, Any]:
         "gpu_count": record.gpu_count,
         "task": live.task,
         "generation": live.generation,
-        "reason": _reason(node, tasks, hide) if node.is_online else None,
+        "reason": reason,
+        "reason_kind": reason_kind,
         "warnings": [hide(warning) for warning in live.warnings],
         "containers": [_container_view(container, hide) for container in live.containers],
         "errors": [
@@ -154,12 +156,13 @@ def cause_view(cause: Cause) -> dict[str, Any]:
     }
 
 
-def _reason(node: Node, tasks: TaskList, hide: Hide) -> str | None:
-    """Why a node does nothing: what it says itself, or what the hub knows of it."""
+def _reason(node: Node, tasks: TaskList, hide: Hide) -> tuple[str | None, str | None]:
+    """Why a node does nothing, and the kind of that: what it says itself, or what the hub knows of it."""
     if node.live.reason:
-        return hide(node.live.reason)
+        return hide(node.live.reason), node.live.reason_kind
     record = node.record
-    return why_nothing(tasks.assigned(record.id), record.platform, is_held=tasks.is_held)
+    nothing = why_nothing(tasks.assigned(record.id), record.platform, is_held=tasks.is_held)
+    return nothing, NO_TASK if nothing else None
 
 
 def _time(seconds: float | None) -> str | None:

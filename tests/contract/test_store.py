@@ -166,9 +166,14 @@ async def test_a_node_without_an_id_gets_one_and_keeps_it(store: Store) -> None:
 
 async def test_a_heartbeat_shows_what_the_node_reports(store: Store) -> None:
     await store.run(register(registration("a")))
-    assert (await store.run(heartbeat(beat("a", status="Running", active_containers=3, reason="r")))).known
+    assert (
+        await store.run(
+            heartbeat(beat("a", status="Running", active_containers=3, reason="r", reason_kind="failed"))
+        )
+    ).known
     live = (await store.node("a")).live
-    assert (live.runtime_status, live.active_containers, live.reason) == ("Running", 3, "r")
+    assert (live.runtime_status, live.active_containers) == ("Running", 3)
+    assert (live.reason, live.reason_kind) == ("r", "failed")
     assert not (await store.run(heartbeat(beat("b")))).known
     with pytest.raises(UnknownNode):
         await store.node("b")

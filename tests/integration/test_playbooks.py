@@ -297,7 +297,11 @@ def test_the_status_says_what_each_node_does_and_what_goes_wrong(hub: HubProcess
     for number in range(7):
         error = {"instance": 0, "kind": "wrong-platform", "message": f"idm-x-bad{number}-0: {why}"}
         register(hub, f"bad{number}")
-        beat(hub, f"bad{number}", status="Error", reason=why, errors=[error])
+        said_now = {"reason": why, "reason_kind": "wrong-platform"}
+        beat(hub, f"bad{number}", status="Error", errors=[error], **said_now)
+    register(hub, "older")
+    one = {"instance": 0, "kind": "failed", "message": "idm-x-older-0: exit code 1"}
+    beat(hub, "older", status="Error", reason="in other words", errors=[one])
     register(hub, "paused")
     beat(
         hub, "paused", paused=True, reason="paused by its owner", warnings=["memory limits\nare not enforced"]
@@ -318,6 +322,8 @@ def test_the_status_says_what_each_node_does_and_what_goes_wrong(hub: HubProcess
     assert below("leaving") == ["    draining; drained: the hub wants no containers here"]
     (told,) = below("bad3")
     assert re.fullmatch(r"    [\dT:-]+Z wrong-platform: " + re.escape(why), told)
+    assert below("older")[0] == "    in other words"
+    assert re.fullmatch(r"    [\dT:-]+Z failed: idm-x-older-0: exit code 1", below("older")[1])
     (place,) = (
         place for place, line in enumerate(lines) if re.match(r"7 of \d+ nodes: could not start", line)
     )

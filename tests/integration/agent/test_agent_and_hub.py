@@ -47,12 +47,15 @@ def test_errors_of_containers_and_images_show_in_the_list_of_nodes(
     eventually(lambda: computehub.node(agent.node_id).get("runtime_status") == "Error", "Error is shown")
     node = computehub.node(agent.node_id)
     assert "manifest unknown" in node["reason"]
-    assert node["errors"][-1]["kind"] == "image-not-found"
+    assert node["errors"][-1]["kind"] == node["reason_kind"] == "image-not-found"
     computehub.run_task("failing", images["worker"], env={"MODE": "fail"})
     eventually(
         lambda: any("exit code 3" in e["message"] for e in computehub.node(agent.node_id)["errors"]),
         "the exit code is shown",
     )
+    eventually(lambda: computehub.node(agent.node_id)["reason_kind"] == "failed", "its kind goes with it")
+    (problem,) = computehub.call("GET", "/api/problems")
+    assert (problem["kind"], problem["cause"]) == ("failed", "exit code 3")
     assert agent.stop() == 0
 
 

@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from agent import contact, hub_link, membership
 from agent.hub_link import HubLink
 from agent.machine import Identity
-from agent.report import Board
+from agent.reasons import Reason
+from agent.report import Board, Report
 from agent.settings import Settings
 from agent.spec import NodeFacts, Wanted
 from gridcore.client import HubClient, Request, Response
@@ -199,12 +200,12 @@ async def test_a_drained_node_wants_nothing_until_resumed(tmp_path: Path) -> Non
 async def test_why_there_is_nothing_to_do_is_the_hubs_word(tmp_path: Path) -> None:
     hub = Hub()
     hub.task = None
-    generic = "the hub gives linux/amd64 nodes nothing to run now"
+    generic = Reason("no-task", "the hub gives linux/amd64 nodes nothing to run now")
     rig = Rig(tmp_path, hub)
     async with rig.running():
         await until(lambda: rig.wanted and rig.wanted[-1].reason == generic)
         hub.answer = {"nothing": "the fleet is held"}
-        await until(lambda: rig.wanted[-1].reason == "the fleet is held")
+        await until(lambda: rig.wanted[-1].reason == Reason("no-task", "the fleet is held"))
         assert rig.wanted[-1].is_word
         hub.answer = {}
         await until(lambda: rig.wanted[-1].reason == generic)
@@ -242,7 +243,25 @@ async def test_a_task_that_cannot_be_used_is_an_error_and_not_the_old_task(tmp_p
         await until(lambda: rig.wanted)
         rig.hub.task, rig.hub.etag = {"task_name": "x", "image": "-v/:/host"}, '"2-b"'
         await until(lambda: not rig.wanted[-1].slots)
-    assert "image" in str(rig.wanted[-1].reason)
+        await until(lambda: any(r.body["errors"] for r in rig.hub.asked if r.path == BEAT))
+    reason = rig.wanted[-1].reason
+    assert reason is not None
+    assert reason.kind == "bad-task"
+    assert "image" in reason.text
+    told = [e for r in rig.hub.asked if r.path == BEAT for e in r.body["errors"]]
+    assert {error["kind"] for error in told} == {reason.kind}
+
+
+async def test_a_heartbeat_carries_the_kind_of_its_reason(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Hub())
+    rig.board.show(Report(status="Error", reason=Reason("failed", "exit code 3")))
+    async with rig.running():
+        await until(lambda: rig.hub.count(BEAT))
+        beat = next(r.body for r in rig.hub.asked if r.path == BEAT)
+        assert (beat["reason"], beat["reason_kind"]) == ("exit code 3", "failed")
+        rig.board.show(Report(status="Running"))
+        await until(lambda: rig.hub.asked[-1].path == BEAT and rig.hub.asked[-1].body["status"] == "Running")
+        assert rig.hub.asked[-1].body.get("reason_kind") is None
 
 
 async def test_nothing_follows_the_farewell(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from agent.planner import (
     next_deadline,
     plan,
 )
+from agent.reasons import Reason
 from agent.settings import Settings
 from agent.slots import SlotMemory
 from agent.spec import NodeFacts, SlotSpec, Wanted, want
@@ -60,7 +61,9 @@ def test_an_unknown_desired_state_touches_nothing() -> None:
 def test_nothing_wanted_ends_everything() -> None:
     slot = wanted_for("one").slots[0]
     container = running(slot)
-    assert plan(State(Wanted(reason="no task"), (container,), 0.0)) == [Terminate((container,))]
+    assert plan(State(Wanted(reason=Reason("no-task", "no task")), (container,), 0.0)) == [
+        Terminate((container,))
+    ]
 
 
 def test_one_fetch_for_all_slots_then_a_start_for_each() -> None:
@@ -72,7 +75,9 @@ def test_one_fetch_for_all_slots_then_a_start_for_each() -> None:
 
 
 def test_a_failed_fetch_waits_for_its_time() -> None:
-    state = State(wanted_for("one"), (), 5.0, image=Image("one:1", "failed", 1, 6.0, "away"))
+    state = State(
+        wanted_for("one"), (), 5.0, image=Image("one:1", "failed", 1, 6.0, Reason("registry-away", "away"))
+    )
     assert plan(state) == []
     assert next_deadline(state) == 6.0
     assert plan(replace(state, now=6.0)) == [Fetch("one:1")]
@@ -137,7 +142,7 @@ def test_frozen_containers_stay_and_nothing_starts_or_is_fetched() -> None:
 
 def test_a_frozen_container_that_must_go_is_thawed_first_since_it_hears_nothing() -> None:
     old = running(wanted_for("one").slots[0], status="paused")
-    nothing = State(Wanted(reason="drained"), (old,), 0.0, frozen=True)
+    nothing = State(Wanted(reason=Reason("drained", "drained")), (old,), 0.0, frozen=True)
     assert plan(nothing) == [Thaw((old,))]
     thawed = replace(old, status="running")
     assert plan(replace(nothing, containers=(thawed,))) == [Terminate((thawed,))]

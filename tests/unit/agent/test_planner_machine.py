@@ -31,6 +31,7 @@ from agent.planner import (
     Thaw,
     plan,
 )
+from agent.reasons import Reason
 from agent.spec import SlotSpec, Wanted
 from tests.unit.agent.test_planner import CPUS, running, wanted_for
 
@@ -155,13 +156,13 @@ class PlannerMachine(RuleBasedStateMachine):
 
     @rule()
     def the_task_is_taken_back_and_comes_again(self) -> None:
-        before, self.world.wanted = self.world.wanted, Wanted(reason="drained")
+        before, self.world.wanted = self.world.wanted, Wanted(reason=Reason("drained", "drained"))
         self.world.tick()
         self.world.wanted = before
 
-    @rule(reason=st.sampled_from(["no task", "drained", "stopping", "outside of the owner's hours"]))
-    def nothing_is_wanted(self, reason: str) -> None:
-        self.world.wanted = Wanted(reason=reason)
+    @rule(kind=st.sampled_from(["no-task", "drained", "stopping", "owner"]))
+    def nothing_is_wanted(self, kind: str) -> None:
+        self.world.wanted = Wanted(reason=Reason(kind, kind))
 
     @rule()
     def the_owner_freezes_or_thaws(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from agent.reasons import LITTLE_MEMORY, Reason
 from agent.settings import Settings
 from agent.spec import NodeFacts, Wanted, want
 from gridcore.protocol import TaskConfig
@@ -42,12 +43,13 @@ def test_the_smallest_number_wins(settings: dict[str, object], fields: dict[str,
 def test_too_little_memory_is_idle_with_the_reason() -> None:
     result = wanted(NodeFacts((0,), 1400, "o"), {"container_memory": 4096})
     assert result.slots == ()
-    assert result.reason == "needs 4096 MB a container, the node has 1400 MB"
+    assert result.reason == Reason(LITTLE_MEMORY, "needs 4096 MB a container, the node has 1400 MB")
 
 
 def test_a_task_may_not_ask_for_more_memory_than_the_node_allows() -> None:
     assert wanted(memory=1024).slots
-    assert wanted(memory=1025).reason == "needs 1025 MB a container, the node allows 1024 MB"
+    text = "needs 1025 MB a container, the node allows 1024 MB"
+    assert wanted(memory=1025).reason == Reason(LITTLE_MEMORY, text)
 
 
 def test_more_containers_than_cpus_share_them_in_turn_with_a_warning() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.reasons import Reason
 from agent.report import Report, SlotReport
 from agent.runs import Run
 from agent.settings import Settings
@@ -82,7 +83,12 @@ def test_an_owner_reads_what_his_node_does() -> None:
 
 def test_why_nothing_runs_is_said() -> None:
     idle = replace(
-        REPORT, status="Idle", active_containers=0, slots=(), paused=True, reason="paused by its owner"
+        REPORT,
+        status="Idle",
+        active_containers=0,
+        slots=(),
+        paused=True,
+        reason=Reason("owner", "paused by its owner"),
     )
     permit = Permit(freeze="paused by its owner", paused=True)
     status = status_of(
@@ -95,6 +101,7 @@ def test_why_nothing_runs_is_said() -> None:
         paused_for=130,
         now=NOW,
     )
+    assert (status["reason"], status["reason_kind"]) == ("paused by its owner", "owner")
     text = render(status)
     for part in (
         "not registered yet",
@@ -124,7 +131,7 @@ def test_what_the_owner_loosened_shows() -> None:
 
 def test_no_secret_is_in_it_and_it_is_json(tmp_path: Path) -> None:
     status = status_of(
-        replace(REPORT, reason="redis://u:hunter2@q is away"),
+        replace(REPORT, reason=Reason("failed", "redis://u:hunter2@q is away")),
         settings_of(),
         Permit(),
         node_id="n1",

@@ -27,6 +27,7 @@ def node(
     reason: str | None = None,
     now: Instant = NOW,
     containers: Sequence[dict[str, Any]] = (),
+    kind: str | None = None,
 ) -> Node:
     request = RegisterRequest(node_id=node_id, hostname=f"host-{node_id}", architecture="arm", cpu_count=4)
     beat = HeartbeatRequest.model_validate(
@@ -36,6 +37,7 @@ def node(
             "active_containers": 0,
             "errors": errors,
             "reason": reason,
+            "reason_kind": kind,
             "containers": containers,
         }
     )
@@ -153,12 +155,59 @@ def test_first_and_last_are_those_of_all_its_nodes() -> None:
 
 def test_the_reason_of_a_node_in_error_counts_with_the_errors_that_say_the_same() -> None:
     error = {"kind": "failed", "message": "idm-t-a-0: exit code 1"}
-    same, alone = node("a", [error], "Error", "exit code 1"), node("b", (), "Error", "exit code 1")
-    idle = node("c", (), "Idle", "exit code 1")
+    same = node("a", [error], "Error", "exit code 1", kind="failed")
+    alone = node("b", (), "Error", "exit code 1", kind="failed")
+    idle = node("c", (), "Idle", "exit code 1", kind="failed")
     assert causes(same, alone, idle) == [("failed", "exit code 1", ["a", "b"])]
-    assert causes(alone) == [("error", "exit code 1", ["b"])]
-    # Its own error tells the kind of its reason, however old it is.
+    # However old its errors are.
     assert causes(same, since=NOW.wall + 9) == [("failed", "exit code 1", ["a"])]
+
+
+def test_a_reason_in_other_words_than_the_error_of_its_kind_is_no_second_cause() -> None:
+    error = {"kind": "failed", "message": "idm-t-a-0: exit code 1"}
+    assert causes(node("a", [error], "Error", "it ended with 1", kind="failed")) == [
+        ("failed", "exit code 1", ["a"])
+    ]
+
+
+def test_a_reason_of_another_kind_is_a_cause_of_its_own_whatever_it_says() -> None:
+    error = {"kind": "failed", "message": "idm-t-a-0: exit code 1"}
+    assert causes(node("a", [error], "Error", "exit code 1", kind="engine")) == [
+        ("engine", "exit code 1", ["a"]),
+        ("failed", "exit code 1", ["a"]),
+    ]
+
+
+def test_two_nodes_that_say_the_same_of_different_kinds_are_two_causes() -> None:
+    one = node("a", (), "Error", "not there", kind="image-not-found")
+    two = node("b", (), "Error", "not there", kind="no-command")
+    assert causes(one, two) == [("image-not-found", "not there", ["a"]), ("no-command", "not there", ["b"])]
+
+
+def test_a_reason_without_a_kind_is_told_only_where_no_error_is() -> None:
+    error = {"kind": "failed", "message": "idm-t-a-0: exit code 1"}
+    assert causes(node("a", [error], "Error", "exit code 1")) == [("failed", "exit code 1", ["a"])]
+    old = node("a", [error], "Error", "exit code 1")
+    assert causes(old, since=NOW.wall + 9) == [("error", "exit code 1", ["a"])]
+
+
+def test_a_lasting_trouble_was_seen_last_when_its_node_said_so_last() -> None:
+    later = NOW._replace(wall=NOW.wall + 50)
+    first = node("a", [{"kind": "engine", "message": "gone"}], "Error", "gone", kind="engine")
+    again = HeartbeatRequest(
+        node_id="a", status="Error", active_containers=0, reason="gone", reason_kind="engine"
+    )
+    (cause,) = find_causes([registry.heartbeat(first, again, later)], 0.0, later.wall, lambda text: text)
+    assert (cause.first, cause.last) == (NOW.wall, later.wall)
+
+
+@pytest.mark.parametrize("kind", ["Not A Word", "", "x" * 65, "über", "two\nlines"])
+def test_a_kind_that_is_no_word_counts_as_other(kind: str) -> None:
+    assert causes(node("a", (), "Error", "new trouble", kind=kind)) == [("other", "new trouble", ["a"])]
+
+
+def test_a_kind_that_this_hub_has_never_heard_of_stays_what_it_is() -> None:
+    assert causes(node("a", (), "Error", "hot", kind="too-hot")) == [("too-hot", "hot", ["a"])]
 
 
 def test_the_same_text_of_another_kind_is_another_cause() -> None:
@@ -216,17 +265,28 @@ def test_of_a_slots_errors_the_last_one_counts() -> None:
     assert causes(node("a", errors, "Error", containers=[working("waiting")])) == [("disk", "full", ["a"])]
 
 
-def test_an_error_of_a_node_counts_while_it_is_in_error_or_says_so_or_for_a_minute() -> None:
+@pytest.mark.parametrize(
+    ("status", "reason", "kind", "after", "lasts"),
+    [
+        ("Error", "in other words", "image-missing", WELL, True),
+        ("Idle", "in other words", "image-missing", WELL, True),
+        # What is wrong now is something else, even if it says the same.
+        ("Error", "no such image x:1", "failed", WELL, False),
+        ("Idle", "no such image x:1", "no-task", WELL, False),
+        ("Running", None, None, WELL - 1, True),
+        ("Running", None, None, WELL, False),
+        # An older agent.
+        ("Error", None, None, WELL, True),
+        ("Error", "in other words", None, WELL, True),
+        ("Idle", "no such image x:1", None, WELL, False),
+    ],
+)
+def test_an_error_of_a_node_counts_while_its_kind_is_that_of_the_nodes_reason_and_for_a_minute(
+    status: str, reason: str | None, kind: str | None, after: float, lasts: bool
+) -> None:
     missing = {"kind": "image-missing", "message": "no such image x:1"}
-    later = NOW.wall + WELL
-
-    def found(status: str, reason: str | None, now: float) -> int:
-        return len(find_causes([node("a", [missing], status, reason)], 0.0, now, lambda text: text))
-
-    assert found("Error", None, later) == 1
-    assert found("Running", None, later - 1) == 1
-    assert found("Running", None, later) == 0
-    assert found("Idle", "no such image x:1", later) == 1
+    found = find_causes([node("a", [missing], status, reason, kind=kind)], 0.0, NOW.wall + after, str)
+    assert ("image-missing" in {cause.kind for cause in found}) is lasts
 
 
 def test_a_clock_that_was_set_back_hides_no_error() -> None:
