@@ -55,8 +55,7 @@ OVER = (
 """Answers of a server that is not, or no longer, the right one."""
 
 REFUSED = (*OVER, exceptions.NoPermissionError)
-REFUSALS = ("MISCONF ", "NOREPLICAS ", "READONLY ", "BUSY ")
-FULL = ("OOM ", "command not allowed when used memory")
+REFUSALS = ("MISCONF ", "NOREPLICAS ", "BUSY ")
 """Answers that say that nothing was done: Redis' codes, their first word, where there is no class."""
 
 SCRIPTS = (OPEN, FOUND, REFUSE, BEGIN, READ, WRITE, WRITE_ANYWAY, TOUCH, SWEEP, ASK, ANSWER)
@@ -164,7 +163,7 @@ class RedisLink:
 
     def _refuse(self, error: exceptions.ResponseError, changes: bool) -> None:
         why = reason_of(error)
-        if isinstance(error, exceptions.OutOfMemoryError) or str(error).startswith(FULL):
+        if isinstance(error, exceptions.OutOfMemoryError):
             self.conditions.is_full()
             raise StoreFull("the state's Redis has no memory left")
         if isinstance(error, OVER):
