@@ -1,6 +1,6 @@
 """A real `computehub` in a process of its own, and raw HTTP to it; nothing here knows the project's code.
 
-It is forked off one that has imported everything (`hub_nursery.py`), unless the test asks for a fresh one."""
+It is forked off one that has imported everything (`nursery.py`), unless the test asks for a fresh one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from tests.integration.hub_nursery import environment, the_nursery
+from tests.integration.nursery import Process, environment, the_nursery
 from tests.servers.children import ServerError, free_port, wait_until
 
 TOKEN = "an-example-secret-of-some-length"
@@ -28,17 +27,6 @@ class Answer(NamedTuple):
     @property
     def json(self) -> Any:
         return json.loads(self.body)
-
-
-class Process(Protocol):
-    """What is asked of a process that was started."""
-
-    @property
-    def pid(self) -> int: ...
-    def poll(self) -> int | None: ...
-    def wait(self, timeout: float | None = None) -> int: ...
-    def send_signal(self, sig: int) -> None: ...
-    def kill(self) -> None: ...
 
 
 class HubProcess:
@@ -77,7 +65,7 @@ class HubProcess:
 
     def _begin(self) -> Process:
         if not self._is_fresh:
-            return the_nursery().start(["--config", str(self.config)], self._log, self._log)
+            return the_nursery("computehub").start(["--config", str(self.config)], self._log, self._log)
         command = [*self._wrapper, sys.executable, "-m", "hub.cli", "--config", str(self.config)]
         with self._log.open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=environment())
@@ -130,14 +118,7 @@ class HubProcess:
 
     def command(self, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """What `computehub` did with these words and this hub's configuration. Raises TimeoutError."""
-        with tempfile.TemporaryDirectory() as directory:
-            out, err = Path(directory, "out"), Path(directory, "err")
-            process = the_nursery().start(["--config", str(self.config), *words], out, err)
-            try:
-                code = process.wait(timeout)
-            finally:
-                process.kill()
-            return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
+        return the_nursery("computehub").run(["--config", str(self.config), *words], timeout)
 
     def kill(self) -> None:
         assert self.process is not None

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.hub_nursery import environment
 from tests.integration.hub_process import TOKEN
+from tests.integration.nursery import environment
 from tests.servers.authority import Authority
 
 PORT = 8443

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.hub_nursery import environment
 from tests.integration.hub_process import HubProcess
+from tests.integration.nursery import environment
 
 EXIT_CONFIG = 78
 Linker = Callable[[Path, Path], None]

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.hub_nursery import environment
 from tests.integration.hub_process import TOKEN, HubProcess
 from tests.integration.many_hubs import eventually
+from tests.integration.nursery import environment
 
 FIRST_SCHEMA = """
 CREATE TABLE list (revision TEXT NOT NULL);

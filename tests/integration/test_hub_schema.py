@@ -20,8 +20,8 @@ import pytest
 
 from hub.access import Role
 from hub.roles import RIGHTS
-from tests.integration.hub_nursery import environment
 from tests.integration.hub_process import HubProcess
+from tests.integration.nursery import environment
 
 SEED = int(os.environ.get("GRIDCORE_SEED", "0")) or 20261124
 EXAMPLES = max(1, int(os.environ.get("GRIDCORE_SCHEMA_EXAMPLES", "8")))

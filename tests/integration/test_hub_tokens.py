@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.hub_nursery import environment
 from tests.integration.hub_process import TOKEN, HubProcess
+from tests.integration.nursery import environment
 
 NODE = {"hostname": "pi-1", "architecture": "aarch64", "cpu_count": 4, "agent_version": "1"}
 BEAT = {"status": "Idle", "active_containers": 0}

@@ -175,7 +175,7 @@ class Bench:
         directory = self._directory / f"agent{len(self._agents)}"
         directory.mkdir()
         settings = {"parallelism": slots, "container_memory": MEMORY, "heartbeat_interval": 30}
-        agent = Agent(directory, self.hub.url, **settings)
+        agent = Agent(directory, self.hub.url, fresh=True, **settings)
         self._agents.append(agent)
         return agent.start()
 

@@ -25,6 +25,7 @@ import pytest
 from agent.machine import owner
 from agent.spec import OWNER
 from tests.integration.agent.fixed_hub import TOKEN, FixedHub, TalkingHub
+from tests.integration.nursery import Process, the_nursery
 from tests.servers.children import free_port
 
 WORKER = """#!/bin/sh
@@ -243,9 +244,12 @@ def make_hub() -> Iterator[Callable[[], TalkingHub]]:
 
 
 class Agent:
-    """A `gridnode` process with a configuration of its own; its containers carry a node id of its own."""
+    """A `gridnode` process with a configuration of its own; its containers carry a node id of its own.
 
-    def __init__(self, directory: Path, hub_url: str, **settings: Any) -> None:
+    A `fresh` one is started as a person's shell would, by an interpreter of its own.
+    """
+
+    def __init__(self, directory: Path, hub_url: str, *, fresh: bool = False, **settings: Any) -> None:
         self.node_id = f"t-{uuid.uuid4().hex[:12]}"
         self.config = directory / "gridnode.toml"
         self.log = directory / "gridnode.log"
@@ -255,13 +259,18 @@ class Agent:
             "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items() if v is not None)
         )
         self.config.chmod(0o600)
-        self.process: subprocess.Popen[bytes] | None = None
+        self._is_fresh = fresh
+        self.process: Process | None = None
 
     def start(self, **env: str) -> Agent:
         """Run `gridnode` in the background, its log into a file."""
+        words = ["--config", str(self.config)]
+        if not self._is_fresh:
+            self.process = the_nursery("gridnode").start(words, self.log, self.log, env)
+            return self
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "agent.cli", "--config", str(self.config)],
+                [sys.executable, "-m", "agent.cli", *words],
                 stdout=output,
                 stderr=output,
                 env=os.environ | env,
@@ -272,7 +281,7 @@ class Agent:
     def signal(self, number: int) -> None:
         """Send a signal to the agent alone."""
         assert self.process is not None
-        os.kill(self.process.pid, number)
+        self.process.send_signal(number)
 
     def wait(self, seconds: float = 30.0) -> int:
         """The exit code."""
@@ -307,8 +316,7 @@ class Agent:
 
     def ask(self, *words: str) -> str:
         """Run `gridnode status`, `pause` or `resume` beside it, and give its output."""
-        command = [sys.executable, "-m", "agent.cli", words[0], "--config", str(self.config), *words[1:]]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        done = the_nursery("gridnode").run([words[0], "--config", str(self.config), *words[1:]], timeout=30)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -365,10 +373,11 @@ class Hub:
             f'bind = "127.0.0.1:{self.port}"\ntoken = "{TOKEN}"\nstate = "sqlite:///{self.database}"\n'
             + "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
         )
-        self.process: subprocess.Popen[bytes] | None = None
+        self.log = directory / "hub.log"
+        self.process: Process | None = None
 
     def start(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-m", "hub.cli", "--config", str(self.config)])
+        self.process = the_nursery("computehub").start(["--config", str(self.config)], self.log, self.log)
         eventually(self._answers, "the hub answers")
 
     def stop(self) -> None:
@@ -416,6 +425,7 @@ def running_hub(directory: Path, **settings: Any) -> Iterator[Hub]:
         assert hub.process is not None
         hub.process.kill()
         hub.process.wait()
+        print(hub.log.read_text())
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
-"""Real hubs that start in a few milliseconds: forked off a process that has imported everything already.
+"""Real hubs and agents that start in a few milliseconds: forked off one that has imported everything.
 
-Each is `computehub WORDS…` in a process of its own, which starts, ends and is killed like any other, exit
-code included; only the imports are saved, a second of CPU each. Standard input is empty.
+Each is `computehub WORDS…` or `gridnode WORDS…` in a process of its own, which starts, ends and is killed
+like any other, exit code included; only the imports are saved, a second of CPU each. Standard input is empty.
 
-    python -m tests.integration.hub_nursery DIRECTORY
+    python -m tests.integration.nursery PROGRAM DIRECTORY
 
-reads lines `{"words": […], "out": FILE, "err": FILE}` on standard input, starts a process for each, and
-answers with its id. When one has ended, DIRECTORY holds its exit code in a file named by its number. It and
-all of them end with whoever started it.
+reads lines `{"words": […], "out": FILE, "err": FILE, "env": {…}}` on standard input, starts a process for
+each, and answers with its id. When one has ended, DIRECTORY holds its exit code in a file named by its
+number. It and all of them end with whoever started it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import gc
+import importlib
 import json
 import os
 import select
@@ -23,34 +24,43 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Protocol
 
 from tests.servers.children import wait_until
 
 PR_SET_PDEATHSIG = 1
 
+PROGRAMS = {
+    "computehub": ("hub.cli", "hub.serve"),
+    "gridnode": ("agent.cli", "agent.service", "agent.probe", "agent.status", "agent.control"),
+}
+"""The module whose `main` each is, and what it imports late."""
+
 
 class Nursery:
-    """The process that hubs are forked off."""
+    """The process that all processes of a program are forked off."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str) -> None:
         self._lock = threading.Lock()
         self._numbers = count(1)
         self._ends = tempfile.TemporaryDirectory(prefix="gridcore-nursery-")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.hub_nursery", self._ends.name],
+            [sys.executable, "-m", "tests.integration.nursery", program, self._ends.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment(),
         )
 
-    def start(self, words: Sequence[str], out: Path, err: Path) -> Forked:
-        """Start `computehub` with these words; it does not answer yet. What it writes is appended."""
-        asked = {"words": words, "out": str(out), "err": str(err)}
+    def start(
+        self, words: Sequence[str], out: Path, err: Path, env: Mapping[str, str] | None = None
+    ) -> Forked:
+        """Start the program with these words; it does not answer yet. What it writes is appended."""
+        asked = {"words": words, "out": str(out), "err": str(err), "env": {**(env or {})}}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with self._lock:
@@ -59,10 +69,32 @@ class Nursery:
             pid = int(self._process.stdout.readline())
             return Forked(pid, Path(self._ends.name, str(next(self._numbers))))
 
+    def run(self, words: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
+        """What the program did with these words. Raises TimeoutError, and then it is gone."""
+        with tempfile.TemporaryDirectory() as directory:
+            out, err = Path(directory, "out"), Path(directory, "err")
+            process = self.start(words, out, err)
+            try:
+                code = process.wait(timeout)
+            finally:
+                process.kill()
+            return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
+
     def close(self) -> None:
-        """End it, and all its hubs."""
+        """End it, and all that were forked off it."""
         self._process.communicate(timeout=30)
         self._ends.cleanup()
+
+
+class Process(Protocol):
+    """What is asked of a process that was started."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
+    def kill(self) -> None: ...
 
 
 class Forked:
@@ -101,9 +133,9 @@ class Forked:
 
 
 @cache
-def the_nursery() -> Nursery:
+def the_nursery(program: str) -> Nursery:
     """The one of this run of tests."""
-    nursery = Nursery()
+    nursery = Nursery(program)
     atexit.register(nursery.close)
     return nursery
 
@@ -113,11 +145,9 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("IDM_GRIDCORE_")}
 
 
-def serve_nursery(ends: Path) -> None:
+def serve_nursery(program: str, ends: Path) -> None:
     """Fork a process for each line, until there are no more."""
-    import hub.cli
-    import hub.serve  # which the command imports late
-
+    modules = [importlib.import_module(name) for name in PROGRAMS[program]]
     children: dict[int, int] = {}
 
     def reap(*_signal: object) -> None:
@@ -137,7 +167,10 @@ def serve_nursery(ends: Path) -> None:
         if child == 0:
             asked = json.loads(line)
             _become_a_process_of_its_own(asked["out"], asked["err"])
-            hub.cli.main(asked["words"], prog_name="computehub")
+            os.environ.update(asked["env"])
+            sys.argv = [program, *asked["words"]]
+            sys.modules["__main__"].__package__ = None  # an installed command, whose usage names it
+            modules[0].main()
         children[child] = number
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         print(child, flush=True)
@@ -158,4 +191,4 @@ def _become_a_process_of_its_own(out: str, err: str) -> None:
 
 
 if __name__ == "__main__":
-    serve_nursery(Path(sys.argv[1]))
+    serve_nursery(sys.argv[1], Path(sys.argv[2]))
