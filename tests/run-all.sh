@@ -62,15 +62,15 @@ if ! $python -c "$newer_than_311" && [ -z "$newest" ]; then
   echo "no CPython 3.12 or newer on this machine: shutdown with held requests was not run there"
 fi
 
-# Two fleets and a host at once. Chaos counts the seconds of each recovery, so it comes last, when little else runs.
-begin hubs $python "${TESTS[@]}" tests/fleet/test_hubs.py
+# Two fleets and a host at once. Chaos counts the seconds of each recovery, so it waits until only one fleet is left.
+begin fleet $python "${TESTS[@]}" tests/fleet --ignore=tests/fleet/test_hubs.py --ignore=tests/fleet/test_chaos.py
 begin molecule env -C ansible PATH="$PWD/.venv/bin:$PATH" molecule test
-step "a real fleet over SSH"
-$python "${TESTS[@]}" tests/fleet --ignore=tests/fleet/test_hubs.py --ignore=tests/fleet/test_chaos.py
+step "several hubs on hosts of their own, behind a load balancer"
+$python "${TESTS[@]}" tests/fleet/test_hubs.py
 finish molecule "Molecule: hub and agent on one systemd host"
-finish hubs "several hubs on hosts of their own, behind a load balancer"
 step "chaos in a real fleet"
 $python "${TESTS[@]}" tests/fleet/test_chaos.py
+finish fleet "a real fleet over SSH"
 
 printf '\nThe suite passed on:\n'
 printf '  %s\n' "${ran[@]}"
