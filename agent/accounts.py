@@ -96,9 +96,9 @@ class Accounts:
         self._kills.forget_gone(present)
         self.condemned = {i: breach for i, breach in self.condemned.items() if i in present}
 
-    def out_of_memory(self, container_id: str) -> None:
-        """The engine says that the kernel killed in this container for want of memory."""
-        self._kills.told(container_id, time.time())
+    def out_of_memory(self, container_id: str, at: float) -> None:
+        """The engine says that the kernel killed in this container for want of memory, and when."""
+        self._kills.told(container_id, at, time.time())
 
     def run_on(self, running: Iterable[Container]) -> None:
         """These run: of a kill for memory that did not end one of them, nothing else tells."""

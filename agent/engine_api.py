@@ -133,8 +133,8 @@ class EngineApi:
         return await self._json("/info", {}, doing, lambda info: Path(info["DockerRootDir"]))
 
     async def events(self, filters: Mapping[str, Sequence[str]]) -> AsyncIterator[bytes]:
-        """The engine's events as they come, in pieces of any length, until the engine ends the stream."""
-        query = {"filters": _filters(**filters)}
+        """The engine's events, in pieces of any length: those that it remembers, then each as it comes."""
+        query = {"filters": _filters(**filters), "since": "1"}
         try:
             async with self._get("/events", query, "listening for events", None) as response:
                 self._listening, self._heard = True, time.monotonic()

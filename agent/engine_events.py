@@ -1,8 +1,8 @@
 """An early word from the engine that one of our containers changed.
 
 Events wake the loop; the list is the truth. One event says what not every list does: that the kernel killed
-in a container for want of memory. Where the engine's socket cannot be read, or does not answer, the tick
-alone does it.
+in a container for want of memory. So those that the engine remembers are asked for, too: it may have happened
+while nobody listened. Where the engine's socket cannot be read, or does not answer, the tick alone does it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ async def listen(
     wake: Callable[[], None],
     api: EngineApi | None = None,
     *,
-    on_oom: Callable[[str], None] = lambda _container_id: None,
+    on_oom: Callable[[str, float], None] = lambda _container_id, _at: None,
 ) -> None:
     """Call `wake` at each event of our containers, for ever; returns only where no socket can be read.
 
-    `on_oom` is called before, with the id of a container in which the kernel killed for want of memory.
+    `on_oom` is called before, with the id of a container in which the kernel killed for want of memory, and
+    when: once or more for each kill.
     """
     if api is None:
         own = EngineApi()
@@ -45,15 +46,15 @@ async def listen(
 
 
 async def _listen(
-    owner: str, wake: Callable[[], None], api: EngineApi, on_oom: Callable[[str], None]
+    owner: str, wake: Callable[[], None], api: EngineApi, on_oom: Callable[[str, float], None]
 ) -> None:
     filters = {"type": ["container"], "label": [f"{spec.OWNER}={owner}"], "event": ACTIONS}
     while True:
         events = EventLines()
         try:
             async for chunk in api.events(filters):
-                for container_id in events.out_of_memory(chunk):
-                    on_oom(container_id)
+                for container_id, at in events.out_of_memory(chunk):
+                    on_oom(container_id, at)
                 wake()
         except EngineError:
             pass  # whoever lists the containers tells of it
@@ -67,16 +68,18 @@ class EventLines:
     def __init__(self) -> None:
         self._rest = b""
 
-    def out_of_memory(self, chunk: bytes) -> list[str]:
-        """The ids of containers that an `oom` event completed by this piece is about."""
+    def out_of_memory(self, chunk: bytes) -> list[tuple[str, float]]:
+        """The containers that an `oom` event completed by this piece is about, with its time."""
         *lines, rest = (self._rest + chunk).split(b"\n")
         self._rest = rest if len(rest) <= LONGEST else b""
-        return [container_id for line in lines if (container_id := _oom_of(line)) is not None]
+        return [kill for line in lines if (kill := _oom_of(line)) is not None]
 
 
-def _oom_of(line: bytes) -> str | None:
+def _oom_of(line: bytes) -> tuple[str, float] | None:
     try:
         event = json.loads(line)
-        return str(event["Actor"]["ID"]) if event["Action"] == OOM else None
+        if event["Action"] != OOM:
+            return None
+        return str(event["Actor"]["ID"]), int(event["timeNano"]) / 1e9
     except (ValueError, KeyError, TypeError):
         return None  # not what we know: it has woken the loop

@@ -23,7 +23,7 @@ SIGKILLED = 128 + 9
 _LAST_SIGNAL = 64
 """What exits with more was not killed: 255 is a program's own -1."""
 INTERRUPTED = (137, 143, 255)
-"""Exit codes of containers that went down with the engine or the machine."""
+"""Exit codes of containers that go down with the engine or the machine. Others may end so, too."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,10 @@ def classify(container: Container, log_tail: bytes, known: Circumstances) -> Exi
         return Exit("stopped", f"stopped (exit code {code})" if code else "stopped", False)
     if code == 0:
         return Exit("finished", "finished", False)
-    if known.interrupted and code in INTERRUPTED:
-        return Exit("interrupted", "went down with the container engine or the machine", False)
+    was_for_memory = code == SIGKILLED and known.kernel is Word.CONTAINER
+    if known.interrupted and code in INTERRUPTED and not was_for_memory:
+        text = f"ended while the agent, the engine or the machine was away (exit code {code})"
+        return Exit("interrupted", text, False)
     return _failure(container, log_tail, known.kernel)
 
 

@@ -33,6 +33,8 @@ UNSURE = 30.0
 """The same on a busy machine, where what is left of a container waits long for a CPU: perhaps."""
 HEARSAY = 2.0
 """Seconds that the engine has to say whom a rise is about, before that is called unknown."""
+REMEMBERS = 5.0
+"""Seconds after the watch began in which the engine may still say what it remembers from before."""
 EVENT_LATE = 10.0
 """Seconds, at most, between a kill and the engine's event: 2 s on a machine that had too much to do."""
 KEPT = 64
@@ -86,11 +88,16 @@ class MemoryKills:
             self.look(time.time())
             await asyncio.sleep(LOOK)
 
-    def told(self, container_id: str, now: float) -> None:
-        """The engine says that the kernel killed in this container: that explains one of its kills."""
+    def told(self, container_id: str, at: float, now: float) -> None:
+        """The engine says that the kernel killed in this container: that explains one of its kills.
+
+        The engine may say it again, when it is asked what it remembers.
+        """
         self.look(now)
-        self._claim(now, EVENT_LATE)
-        self._told[container_id] = now
+        if at <= self._told.get(container_id, 0.0):
+            return
+        self._claim(at, EVENT_LATE)
+        self._told[container_id] = at
 
     def forget_gone(self, present: Set[str]) -> None:
         """Only containers that are still there matter."""
@@ -98,16 +105,22 @@ class MemoryKills:
         self._outlived &= present
 
     def outlived(self, container_id: str, now: float) -> bool:
-        """Of a container that runs: True once, when a kill in it has evidently not ended it."""
+        """Of a container that runs: True once, when a kill in it has evidently not ended it.
+
+        One from before the watch is no news: an agent that is restarted would tell it each time.
+        """
         at = self._told.get(container_id)
-        if at is None or now - at < UNSURE or container_id in self._outlived:
+        if at is None or at < self._began or now - at < UNSURE or container_id in self._outlived:
             return False
         self._outlived.add(container_id)
         return True
 
     def is_open(self, container_id: str, ended: float, *, by_engine: bool) -> bool:
         """Whether the engine may still say that a kill of just then was in this container, or in which."""
-        return not by_engine and container_id not in self._told and self._find(ended, UNSURE) is not None
+        if by_engine or container_id in self._told:
+            return False
+        is_remembered = ended < self._began and self._looked < self._began + REMEMBERS
+        return is_remembered or self._find(ended, UNSURE) is not None
 
     def word(self, container_id: str, ended: float, *, by_engine: bool, killed: bool) -> Word:
         """Of a container that ended: whether OOMKilled is set, and whether SIGKILL ended it, unasked."""

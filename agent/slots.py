@@ -46,7 +46,7 @@ def doubled(first: float, most: float, times: int) -> float:
 
 
 def after_interruption(memory: SlotMemory) -> SlotMemory:
-    """A container that went down with the engine: a restart that its slot is not to blame for."""
+    """A container that ended while nobody looked: a restart that its slot is not to blame for."""
     return replace(memory, restarts=memory.restarts + 1)
 
 

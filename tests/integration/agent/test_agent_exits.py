@@ -139,6 +139,22 @@ def test_a_kill_by_hand_just_after_one_for_memory_elsewhere_is_not_told_as_one_f
     assert agent.stop() == 0
 
 
+def test_a_kill_by_hand_while_the_agent_was_away_is_not_told_as_the_engines_or_the_machines_end(
+    make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    hub = make_hub()
+    hub.task = task("killed", images["worker"])
+    agent = make_agent(hub.url, parallelism=1).start()
+    [victim] = eventually(agent.containers, "a container runs")
+    agent.kill()
+    docker("kill", victim)
+    agent.start()
+    last = eventually(hub.last_exit, "its end is told")
+    assert (last["kind"], last["exit_code"]) == ("interrupted", 137)
+    assert last["message"] == "ended while the agent, the engine or the machine was away (exit code 137)"
+    assert agent.stop() == 0
+
+
 def test_an_image_that_ends_well_at_once_does_not_spin_but_after_five_seconds_goes_on_at_once(
     make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent
 ) -> None:

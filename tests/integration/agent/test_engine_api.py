@@ -170,6 +170,20 @@ async def test_events_of_our_containers_wake(api: EngineApi, run: Run, owner: st
         await asyncio.gather(listening, return_exceptions=True)
 
 
+async def test_events_that_nobody_listened_to_are_told_by_the_engine(
+    api: EngineApi, run: Run, owner: str
+) -> None:
+    # A kill for memory while the agent was away is told by its event alone: not each engine sets OOMKilled.
+    await asyncio.to_thread(run, "exit 0")
+    woken = asyncio.Event()
+    listening = asyncio.create_task(listen(owner, woken.set, api))
+    try:
+        await asyncio.wait_for(woken.wait(), 5)
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
 async def test_an_engine_that_is_away_or_hangs_is_told_and_one_that_returns_answers(tmp_path: Path) -> None:
     path = tmp_path / "docker.sock"
     api = EngineApi(f"unix://{path}", timeout=0.5)

@@ -56,7 +56,7 @@ async def test_who_was_killed_by_hand_waits_for_what_the_engine_says_of_another(
     monkeypatch.setattr(accounts, "HEARSAY", 0)  # it still lets others go first
 
     async def say(container_id: str) -> None:
-        node.accounts.out_of_memory(container_id)
+        node.accounts.out_of_memory(container_id, time.time())
 
     node.total = 1
     await asyncio.gather(node.accounts.settle(node.killed("by-hand"), None, asked=False), say("a-pool"))
@@ -79,7 +79,7 @@ def test_a_kill_for_memory_that_a_container_outlives_is_told_once(
 ) -> None:
     pool = Container("a-pool", "a-pool", "running", instance=1, memory_mb=32)
     node.total = 1
-    node.accounts.out_of_memory(pool.id)
+    node.accounts.out_of_memory(pool.id, time.time())
     node.accounts.run_on([pool])
     assert node.told() == [], "it may still end of it"
     monkeypatch.setattr(memory_kills, "UNSURE", 0)

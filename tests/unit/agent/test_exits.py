@@ -97,5 +97,12 @@ def test_an_end_that_was_asked_for_is_no_failure_unless_a_limit_was_broken() -> 
 def test_what_went_down_with_the_engine_is_not_to_blame() -> None:
     away = Circumstances(interrupted=True)
     assert classify(replace(ENDED, exit_code=255), b"", away).kind == "interrupted"
-    assert not classify(replace(ENDED, exit_code=137), b"", away).is_failure
+    end = classify(replace(ENDED, exit_code=137), b"", away)
+    assert (end.is_failure, end.text) == (
+        False,
+        "ended while the agent, the engine or the machine was away (exit code 137)",
+    )
+    for_memory = Circumstances(interrupted=True, kernel=Word.CONTAINER)
+    assert classify(replace(ENDED, exit_code=137), b"", for_memory).kind == "out-of-memory"
+    assert classify(replace(ENDED, exit_code=255), b"", for_memory).kind == "interrupted"
     assert classify(replace(ENDED, exit_code=3), b"", away).is_failure

@@ -64,7 +64,7 @@ def test_the_engines_word_explains_the_last_rise_and_an_earlier_one_keeps_its_do
     kills.look(1.0)
     kills.look(8.0)
     kernel.total = 9
-    kills.told("a", 9.0)
+    kills.told("a", 9.0, 9.0)
     assert word(kills, "killed by hand", 2.0) is Word.MACHINE
     assert word(kills, "killed by hand then", 9.5) is Word.MACHINE
 
@@ -72,7 +72,7 @@ def test_the_engines_word_explains_the_last_rise_and_an_earlier_one_keeps_its_do
 def test_what_the_engine_heard_is_sure_and_explains_the_rise(kernel: Kernel) -> None:
     kills = MemoryKills(kernel, 0.0)
     kernel.total = 9
-    kills.told("a", 7.0)
+    kills.told("a", 7.0, 7.0)
     kills.look(10.0)
     assert word(kills, "a", 5.0) is Word.CONTAINER
     assert word(kills, "b", 5.0, by_engine=True) is Word.CONTAINER
@@ -82,10 +82,10 @@ def test_what_the_engine_heard_is_sure_and_explains_the_rise(kernel: Kernel) -> 
 def test_a_kill_in_a_container_that_lives_explains_the_rise_to_all_others(kernel: Kernel) -> None:
     kills = MemoryKills(kernel, 0.0)
     kernel.total = 8
-    kills.told("a pool that lost a worker", 5.0)
+    kills.told("a pool that lost a worker", 5.0, 5.0)
     assert word(kills, "killed by hand just then", 4.5) is Word.NOTHING
     kernel.total = 10
-    kills.told("a pool that lost a worker", 15.0)
+    kills.told("a pool that lost a worker", 15.0, 15.0)
     assert word(kills, "b", 14.5) is Word.MACHINE, "two were killed"
 
 
@@ -97,7 +97,7 @@ def test_the_engine_is_waited_for_only_while_a_rise_is_not_explained(kernel: Ker
     kills.look(5.0)
     assert kills.is_open("a", 4.5, by_engine=False)
     assert not kills.is_open("a", 4.5, by_engine=True)
-    kills.told("b", 6.5)
+    kills.told("b", 6.5, 6.5)
     assert not kills.is_open("a", 4.5, by_engine=False)
     assert word(kills, "a", 4.5) is Word.NOTHING
 
@@ -108,7 +108,7 @@ def test_who_outlived_a_kill_in_it_was_killed_by_something_else_long_after(
     kills = MemoryKills(kernel, 0.0)
     kernel.total = 9
     for container in "ab":
-        kills.told(container, 100.0)
+        kills.told(container, 100.0, 100.0)
     assert word(kills, "a", 100.0 + UNSURE) is Word.CONTAINER, "it took its time to end"
     assert word(kills, "b", 101.0 + UNSURE) is Word.EARLIER
     assert kills.word("b", 101.0 + UNSURE, by_engine=True, killed=False) is Word.CONTAINER, "its own exit"
@@ -130,14 +130,37 @@ def test_an_old_kill_that_only_the_engine_remembers_is_told_by_the_counter(kerne
 def test_a_kill_that_a_container_outlives_is_found_once(kernel: Kernel) -> None:
     kills = MemoryKills(kernel, 0.0)
     kernel.total = 8
-    kills.told("a", 10.0)
+    kills.told("a", 10.0, 10.0)
     asked = [("a", 10.0 + UNSURE - 1), ("b", 10.0 + UNSURE), ("a", 10.0 + UNSURE), ("a", 11.0 + UNSURE)]
     assert [kills.outlived(*one) for one in asked] == [False, False, True, False]
 
 
+def test_what_the_engine_remembers_from_before_the_watch_is_waited_for_and_counts(kernel: Kernel) -> None:
+    kills = MemoryKills(kernel, 100.0)
+    kills.look(101.0)
+    assert kills.is_open("a", 90.0, by_engine=False)
+    assert not kills.is_open("b", 100.5, by_engine=False), "it ended under our eyes"
+    kills.told("a", 89.0, 101.5)
+    assert not kills.is_open("a", 90.0, by_engine=False)
+    assert word(kills, "a", 90.0) is Word.CONTAINER
+    kills.told("killed by hand long after a kill in it", 20.0, 101.5)
+    assert word(kills, "killed by hand long after a kill in it", 90.0) is Word.EARLIER
+    assert not kills.outlived("a", 140.0), "an agent that is restarted would tell it each time"
+    kills.look(106.0)
+    assert not kills.is_open("c", 90.0, by_engine=False), "it has said all that it remembers"
+
+
+def test_a_kill_of_which_the_engine_tells_again_explains_no_other(kernel: Kernel) -> None:
+    kills = MemoryKills(kernel, 0.0)
+    kernel.total = 9
+    kills.told("a", 5.0, 5.0)
+    kills.told("a", 5.0, 6.0)
+    assert word(kills, "b", 4.5) is Word.MACHINE, "two were killed, and one was told"
+
+
 def test_what_is_told_of_a_container_goes_with_it(kernel: Kernel) -> None:
     kills = MemoryKills(kernel, 0.0)
-    kills.told("a", 4.0)
+    kills.told("a", 4.0, 4.0)
     kills.forget_gone({"b"})
     assert word(kills, "a", 5.0) is Word.NOTHING
 
@@ -167,15 +190,15 @@ def test_the_machines_counter_is_read_from_its_statistics(tmp_path: Path) -> Non
 
 def test_oom_events_are_found_in_a_stream_that_comes_in_pieces() -> None:
     stream = (
-        b'{"status":"die","Action":"die","Actor":{"ID":"a"}}\n'
-        b'{"status":"oom","Action":"oom","Actor":{"ID":"b","Attributes":{}}}\n'
+        b'{"status":"die","Action":"die","Actor":{"ID":"a"},"timeNano":1500000000}\n'
+        b'{"status":"oom","Action":"oom","Actor":{"ID":"b","Attributes":{}},"timeNano":2500000000}\n'
         b"not JSON\n[]\n{}\n"
-        b'{"Action":"oom","Actor":{"ID":"c"}}\n'
+        b'{"Action":"oom","Actor":{"ID":"c"},"timeNano":3500000000}\n'
     )
     for size in (1, 7, len(stream)):
         lines = EventLines()
         pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
-        assert [found for piece in pieces for found in lines.out_of_memory(piece)] == ["b", "c"]
+        assert [found for piece in pieces for found in lines.out_of_memory(piece)] == [("b", 2.5), ("c", 3.5)]
 
 
 def test_an_endless_event_is_not_kept() -> None:
