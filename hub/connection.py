@@ -4,12 +4,15 @@ The fast way (`lane.py`) answers what is plain. Anything else is given to the re
 with all bytes that are not answered yet, and the connection comes back when that is done. Flow control, time
 limits and the end are here, once for both ways. What happens, by state (else nothing changes):
 
-    state     bytes arrive       answered                the hub stops       the client leaves
+    state     bytes arrive       answered                the hub stops       the client is gone
     READING   read a request     -                       CLOSING             gone
     WORKING   kept               READING, or HOLDING     answered, CLOSING   gone; it is done all the same
     HOLDING   kept               READING                 answered, CLOSING   gone, held no more
     HANDED    go to the server   READING                 answered, CLOSING   gone; the server hears of it
     CLOSING   dropped            -                       -                   gone
+
+A client that sends no more may still read (`shutdown`), and cannot be told from one that is gone. So what it
+asked is answered, a held question at once, and then the connection ends. TLS knows no such half.
 
 A client that does not read its answers is not read either, in any state, and ended after STUCK seconds.
 """
@@ -58,6 +61,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_hand_to",
+        "_has_sent_all",
         "_is_clogged",
         "_readable",
         "_since",
@@ -82,6 +86,7 @@ class Connection(asyncio.Protocol):
         """When it became idle, its request began to arrive, or it was handed over."""
         self._is_clogged = False
         """The client does not read what it is answered."""
+        self._has_sent_all = False
         self._readable: asyncio.Future[None] | None = None
         """Done when it does again."""
         self._unread = 0, self._since
@@ -96,6 +101,15 @@ class Connection(asyncio.Protocol):
         """Hold nothing any more."""
         raise NotImplementedError
 
+    def hurry(self) -> None:
+        """Answer at once what is held."""
+        raise NotImplementedError
+
+    @property
+    def may_hold(self) -> bool:
+        """Whether a question may wait for its answer: whoever sends no more may be gone."""
+        return not self._has_sent_all
+
     def answer(self, size: int, text: bytes) -> None:
         """Answer the request that the buffer begins with, which has so many bytes."""
         transport = self.transport
@@ -103,7 +117,7 @@ class Connection(asyncio.Protocol):
             return
         self.state, self.buffer, self._since = READING, self.buffer[size:], self.lanes.loop.time()
         transport.write(text)
-        if self.lanes.is_closing:
+        if self._is_over:
             self.close()
         elif self.buffer:
             self.lanes.loop.call_soon(self._go_on)
@@ -139,6 +153,19 @@ class Connection(asyncio.Protocol):
             self.buffer = self.buffer + data if self.buffer else data
             self._go_on()
         self._steer()
+
+    def eof_received(self) -> bool:
+        """The client sends no more; true keeps the connection for what is still to be answered."""
+        self._has_sent_all = True
+        if self.info("ssl_object") is not None:
+            return False
+        if self.state is HOLDING:
+            self.hurry()
+        elif self._visit is not None:
+            self._visit.finish()
+        elif self.state is READING and not self._is_clogged:  # at most a part of a request
+            self.close()
+        return self.state is not CLOSING
 
     def pause_writing(self) -> None:
         self._is_clogged = True
@@ -177,6 +204,11 @@ class Connection(asyncio.Protocol):
             self.hand_over()
         elif self._is_idle and now - self._since >= keep_alive:
             self.close()
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the connection ends with the answer that was just given."""
+        return self.lanes.is_closing or (self._has_sent_all and not self.buffer)
 
     @property
     def _is_idle(self) -> bool:
@@ -221,6 +253,8 @@ class Connection(asyncio.Protocol):
         data, self.buffer = self.buffer, b""
         self.state, self._since = HANDED, self.lanes.loop.time()
         self._visit = self._hand_to(self, data)
+        if self._has_sent_all:
+            self._visit.finish()
 
     def info(self, name: str) -> Any:
         return None if self.transport is None else self.transport.get_extra_info(name)
@@ -243,7 +277,7 @@ class Connection(asyncio.Protocol):
             return
         self._visit = None
         self.state, self.buffer, self._since = READING, rest, self.lanes.loop.time()
-        if self.lanes.is_closing:
+        if self._is_over:
             self.close()
         elif rest:
             self.lanes.loop.call_soon(self._go_on)
@@ -251,9 +285,11 @@ class Connection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """Read the next request, if it is time for that."""
-        if self.state is not READING or not self.buffer or self._is_clogged:
+        if self.state is not READING or self._is_clogged or not (self.buffer or self._has_sent_all):
             return
-        if self.lanes.is_closing:
+        if self._is_over:
             self.close()
-        else:
-            self.read()
+            return
+        self.read()
+        if self._has_sent_all and self.state is READING:  # the rest of a request that does not come
+            self.close()

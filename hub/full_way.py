@@ -59,6 +59,9 @@ class Visit(Protocol):
     def feed(self, data: bytes) -> None:
         """More bytes have arrived."""
 
+    def finish(self) -> None:
+        """No more will: answer what was asked, and close."""
+
     def end(self) -> None:
         """The connection is gone, or nothing more is to be read of it."""
 
@@ -99,7 +102,16 @@ class _Apps(TaskGroup):
 class _Visit:
     """One; with HTTP/2 and what else is no HTTP/1.1 it lasts as long as the connection does."""
 
-    __slots__ = ("_connection", "_in_work", "_inbox", "_news", "_protocol", "_reading", "is_asked")
+    __slots__ = (
+        "_connection",
+        "_has_all",
+        "_in_work",
+        "_inbox",
+        "_news",
+        "_protocol",
+        "_reading",
+        "is_asked",
+    )
 
     def __init__(self, way: FullWay, connection: Visited, data: bytes) -> None:
         self._connection = connection
@@ -108,6 +120,7 @@ class _Visit:
         """Bytes that Hypercorn has, and has not gone through: a request that waits for the one before."""
         self._news = asyncio.Event()
         self._news.set()
+        self._has_all = False
         self.is_asked = False
         tls = connection.info("ssl_object")
         self._protocol = ProtocolWrapper(
@@ -135,6 +148,13 @@ class _Visit:
         self._inbox += data
         self._news.set()
 
+    def finish(self) -> None:
+        if isinstance(self._protocol.protocol, H11Protocol):
+            self._has_all = True
+            self._news.set()
+        else:  # HTTP/2 answers on, but whoever speaks it and sends no more is gone
+            self._connection.close()
+
     def end(self) -> None:
         self._reading.cancel()
 
@@ -151,6 +171,10 @@ class _Visit:
                 await self._protocol.handle(RawData(data))
                 self._in_work = 0
                 self._connection.read_on()
+                if self._has_all and not self._inbox:
+                    await self._protocol.handle(RawData(b""))  # the end, for h11
+                    if not self.is_asked:
+                        self._connection.close()
         except Exception:  # as for any connection: it costs itself alone
             log.exception("a connection failed")
             self._connection.close()

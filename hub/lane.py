@@ -148,6 +148,10 @@ class Lane(Connection):
         elif self._held is held:
             self._tell(held, self.lanes.calls.over(held.question))
 
+    def hurry(self) -> None:
+        if self._held is not None:
+            self.over(self._held)
+
     def wake(self, _held: Held) -> None:
         self.lanes.wake(self)
 
@@ -191,7 +195,7 @@ class Lane(Connection):
         if held is None or self.state is not WORKING:
             return
         self.state = HOLDING
-        if held.is_over:
+        if held.is_over or not self.may_hold:
             self.over(held)
         elif held.is_stale:
             held.is_stale = False

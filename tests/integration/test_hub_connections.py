@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -139,6 +140,56 @@ def test_the_last_request_of_a_connection_is_answered_whatever_follows_it(
     assert client.answer().status == 200
     client.close()
     assert hub.get("/api/tasks").json["current"] == "a", "and what follows is not done"
+
+
+def until_its_end(client: Kept) -> bytes:
+    """All that still comes of a connection whose client sends no more."""
+    client.socket.shutdown(socket.SHUT_WR)
+    client.socket.settimeout(5)
+    return b"".join(iter(lambda: client.socket.recv(65536), b""))
+
+
+@pytest.mark.parametrize("seconds", [0, 0.001, 0.003])
+def test_who_sends_no_more_is_answered_all_that_it_asked(hub: HubProcess, seconds: float) -> None:
+    hub.start()
+    for number in range(10):
+        client = Kept(hub)
+        client.send(request("POST", "/api/tasks", {"name": f"t{number}", "image": "x:1"}))
+        time.sleep(seconds)
+        assert until_its_end(client).startswith(b"HTTP/1.1 201")
+        client.close()
+    client = Kept(hub)
+    client.send(register("n") + beat("n") + request("POST", "/api/tasks/next") + beat("n") + ask("n"))
+    time.sleep(seconds)
+    assert until_its_end(client).count(b"HTTP/1.1 200") == 5
+    client.close()
+    assert hub.get("/api/tasks").json["current"] == "t0"
+
+
+def test_what_is_held_is_answered_at_once_to_who_sends_no_more(hub: HubProcess) -> None:
+    hub.start()
+    for before in (register("n"), b""):  # on a connection that was handed over, and one that was not
+        client = Kept(hub)
+        if before:
+            assert client.ask(before) == 200
+        client.send(ask("n"))
+        revision = client.answer().headers["ETag"]
+        client.send(ask("n", revision))
+        time.sleep(0.2)
+        assert until_its_end(client).startswith(b"HTTP/1.1 304")
+        client.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /he", beat("n")[:-3], register("n")[:-3], b"\r\n"])
+def test_who_sends_no_more_in_the_middle_of_a_request_is_let_go(hub: HubProcess, sent: bytes) -> None:
+    hub.start()
+    client = Kept(hub)
+    client.send(sent)
+    time.sleep(0.05)
+    said = until_its_end(client)
+    assert said == b"" or said.startswith(b"HTTP/1.1 400")
+    client.close()
+    assert hub.get("/api/nodes").json == []
 
 
 # --- The end -----------------------------------------------------------------------------------------------
