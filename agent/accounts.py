@@ -82,7 +82,12 @@ class Accounts:
         """These did not stop in their time."""
         for c in containers:
             self._killed.add(c.id)
-            self._board.error("killed", f"{c.name} did not stop within {c.stop_timeout:g} s", c.instance)
+            self._board.error(
+                "killed",
+                f"{c.name} did not stop within {c.stop_timeout:g} s",
+                c.instance,
+                task=c.task or None,
+            )
 
     def interrupted(self, containers: Iterable[Container]) -> None:
         """These ended while the engine was away, or before this agent came."""
@@ -106,7 +111,7 @@ class Accounts:
             if self._kills.outlived(c.id, time.time()):
                 text = f"{c.name}: the kernel killed a process of it for memory (limit {c.memory_mb} MB)"
                 log.warning("killed within", container=c.name, limit_mb=c.memory_mb)
-                self._board.error("out-of-memory", f"{text}, and it runs on", c.instance)
+                self._board.error("out-of-memory", f"{text}, and it runs on", c.instance, task=c.task or None)
 
     def seen_running(self, kept: Mapping[str, int], now: float) -> None:
         """The containers that stay, by id, with their slots: trouble that they are over is forgotten."""
@@ -144,7 +149,7 @@ class Accounts:
             if wanted is not None and c.spec in {slot.digest for slot in wanted.slots}:
                 self._remember(c.instance, end, ran)
             log.warning("removed by something else", container=c.name, seconds=round(ran, 1))
-            self._board.error(end.kind, f"{c.name}: {end.text}", c.instance)
+            self._board.error(end.kind, f"{c.name}: {end.text}", c.instance, task=c.task or None)
 
     def start_failed(self, slot: SlotSpec, kind: str, text: str) -> None:
         """A slot's container could not be started."""
@@ -153,7 +158,7 @@ class Accounts:
         self.memory[slot.instance] = after_failed_start(
             memory, Reason(kind, text), time.monotonic(), self._random, most
         )
-        self._board.error(kind, text, slot.instance)
+        self._board.error(kind, text, slot.instance, task=slot.task)
         log.warning("start failed", instance=slot.instance, error=text)
         now = time.time()
         run = Run(
@@ -199,7 +204,8 @@ class Accounts:
         )
         if end.kind not in QUIET:
             text = mask_values(end.text, container.secrets)
-            self._board.error(end.kind, f"{container.name}: {text}", container.instance)
+            task = container.task or None
+            self._board.error(end.kind, f"{container.name}: {text}", container.instance, task=task)
 
     async def _kernels_word(self, container: Container, *, asked: bool) -> Word:
         self._kills.look(time.time())

@@ -115,10 +115,13 @@ class Board:
         node_wide = [trouble for trouble in self.recent if trouble.kind in NODE_KINDS]
         self.recent = deque(node_wide, maxlen=MAX_ERRORS)
 
-    def error(self, kind: str, message: str, instance: int | None = None) -> None:
-        """Note one error for the next heartbeat; the oldest go when there are too many."""
+    def error(self, kind: str, message: str, instance: int | None = None, *, task: str | None = None) -> None:
+        """Note one error for the next heartbeat; the oldest go when there are too many.
+
+        `task` is that of the container which it is about: the node may have another one by then.
+        """
         message = clip(mask_values(message, self.secrets))
-        self._errors.append(NodeErrorReport(instance=instance, kind=kind, message=message))
+        self._errors.append(NodeErrorReport(instance=instance, kind=kind, message=message, task=task))
         self.recent.append(Trouble(time.monotonic(), kind, message, instance))
         self.news.set()
 

@@ -258,6 +258,8 @@ class NodeErrorReport(BaseModel):
     """None when it concerns the whole node."""
     kind: str = Field(max_length=64)
     message: str = Field(max_length=MAX_ERROR_BYTES)
+    task: str | None = Field(default=None, max_length=128)
+    """Whose container it is about."""
 
 
 class ExitReport(BaseModel):

@@ -88,16 +88,18 @@ class _Found:
         self.first, self.last = min(self.first, seen.first), max(self.last, seen.last)
 
 
-def find_causes(nodes: Iterable[Node], since: float, now: float, hide: Hide) -> list[Cause]:
+def find_causes(
+    nodes: Iterable[Node], since: float, now: float, hide: Hide, running: Collection[str]
+) -> list[Cause]:
     """The causes of what Online nodes reported after `since` and what lasts `now`, those of the most nodes
-    first; both in seconds since the epoch.
+    first; both in seconds since the epoch. An error about a container counts if its task is `running`.
 
     A node that is in Error now counts with its reason, however long ago its errors were.
     """
     online = [node for node in nodes if node.is_online]
     found: dict[tuple[str, str], _Found] = {}
     for node in online:
-        for seen in _sightings(node, since, now):
+        for seen in _sightings(node, since, now, running):
             message = hide(seen.message)
             key = seen.kind, cause_of(message, node.record.id, node.record.hostname)
             found.setdefault(key, _Found(seen.first, seen.last, message)).add(node.record.id, seen)
@@ -127,9 +129,13 @@ def _without_names(word: str, names: set[str]) -> str:
     return GAP + word[len(bare) :] if bare in names else word
 
 
-def _sightings(node: Node, since: float, now: float) -> Iterator[_Sighting]:
+def _sightings(node: Node, since: float, now: float, running: Collection[str]) -> Iterator[_Sighting]:
     """Each different message of a node once."""
-    recent = [error for error in node.live.errors if error.time >= since]
+    recent = [
+        error
+        for error in node.live.errors
+        if error.time >= since and (error.task is None or error.task in running)
+    ]
     newest = {error.instance: error for error in recent}
     lasting = {
         (slot, error.kind, error.message) for slot, error in newest.items() if _lasts(node, error, now)

@@ -57,6 +57,8 @@ class NodeErrorView(BaseModel):
     kind: str
     message: str
     time: str
+    task: str | None
+    """Whose container it is about."""
 
 
 class NodeView(BaseModel):

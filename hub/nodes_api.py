@@ -193,7 +193,8 @@ def nodes_api(store: Store, desk: Desk) -> Blueprint:
         tasks, nodes = await store.tasks(), await store.nodes()
         now = time.time()
         since = recent_since(now, tasks.current.started_at if tasks.current else None)
-        causes = await asyncio.to_thread(find_causes, nodes, since, now, hiding(tasks))
+        running = {task.name for task in tasks.tried_or_current}
+        causes = await asyncio.to_thread(find_causes, nodes, since, now, hiding(tasks), running)
         return answer([cause_view(cause) for cause in causes])
 
     return api

@@ -249,7 +249,9 @@ def hear(node: Node, now: Instant) -> Node:
 
 def heartbeat(node: Node, report: HeartbeatRequest, now: Instant) -> Node:
     """The node after a heartbeat whose answer tells it of the orders that stand; not for one that is GONE."""
-    errors = [NodeError(error.instance, error.kind, error.message, now.wall) for error in report.errors]
+    errors = [
+        NodeError(error.instance, error.kind, error.message, now.wall, error.task) for error in report.errors
+    ]
     return Node(
         _moved(
             node.record,

@@ -26,6 +26,8 @@ class NodeError:
     kind: str
     message: str
     time: float
+    task: str | None = None
+    """Whose container it is about; None from an older agent, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,6 +192,12 @@ class TaskList:
         """The task that the fleet works on after the current one."""
         return self._first(TaskStatus.PENDING)
 
+    @property
+    def tried_or_current(self) -> list[Task]:
+        """The tasks that some node is given, or will be once the list is held no more."""
+        tried = None if self.canary is None else self._find(self.canary.task)
+        return [task for task in (self.current, tried) if task is not None]
+
     def assigned(self, node_id: str | None) -> Assignment:
         """What this node is given, also one that the hub does not know."""
         if self.is_held:

@@ -116,6 +116,7 @@ def node_view(node: Node, tasks: TaskList, hide: Hide) -> dict[str, Any]:
                 "kind": error.kind,
                 "message": hide(error.message),
                 "time": _time(error.time),
+                "task": error.task,
             }
             for error in live.errors
         ],

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from typing import Any
 
-from tests.integration.agent.conftest import Agent, Hub, eventually
+from tests.integration.agent.conftest import Agent, Hub, eventually, has_a_deaf_one
 
 MakeAgent = Callable[..., Agent]
 
@@ -66,6 +67,22 @@ def test_an_image_for_each_platform(computehub: Hub, images: dict[str, str], mak
     reason = "task arm has no image for linux/amd64"
     eventually(lambda: computehub.node(agent.node_id).get("reason") == reason, "the reason is shown")
     assert computehub.node(agent.node_id)["runtime_status"] == "Idle"
+    assert agent.stop() == 0
+
+
+def test_a_container_that_is_killed_at_a_switch_is_no_problem_of_the_next_task(
+    computehub: Hub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    computehub.run_task("one", images["worker"], env={"MODE": "deaf"})
+    agent = make_agent(computehub.url, stop_timeout=1).start()
+    eventually(lambda: has_a_deaf_one(agent), "a container ignores SIGTERM")
+    computehub.run_task("two", images["worker"])
+
+    def killed() -> list[Any]:
+        return [error for error in computehub.node(agent.node_id)["errors"] if error["kind"] == "killed"]
+
+    assert {error["task"] for error in eventually(killed, "the hub is told of the kill")} == {"one"}
+    assert computehub.call("GET", "/api/problems") == []
     assert agent.stop() == 0
 
 

@@ -47,7 +47,7 @@ def node(
 def causes(*nodes: Node, since: float = 0.0) -> list[tuple[str, str, list[str]]]:
     return [
         (cause.kind, cause.cause, list(cause.node_ids))
-        for cause in find_causes(nodes, since, NOW.wall, lambda text: text)
+        for cause in find_causes(nodes, since, NOW.wall, lambda text: text, ())
     ]
 
 
@@ -126,7 +126,7 @@ def test_a_cause_of_a_cause_is_itself_and_never_empty(message: str, name: str) -
 def test_a_node_counts_once_for_a_cause_and_causes_of_many_nodes_come_first() -> None:
     many = [node(f"n{number}", [{**EXEC, "instance": slot} for slot in range(4)]) for number in range(58)]
     few = [node("m0", [{"kind": "failed", "message": "exit code 1"}]), node("m1")]
-    found = find_causes([*few, *many], 0.0, NOW.wall, lambda text: text)
+    found = find_causes([*few, *many], 0.0, NOW.wall, lambda text: text, ())
     assert [cause.summary for cause in found] == [
         "58 of 60 nodes: exec format error",
         "1 of 60 nodes: exit code 1",
@@ -137,7 +137,7 @@ def test_a_node_counts_once_for_a_cause_and_causes_of_many_nodes_come_first() ->
 def test_nodes_that_are_not_online_do_not_count() -> None:
     silent = registry.fall_silent(node("a", [EXEC], "Error", "exec format error"))
     left = registry.deregister(node("b", [EXEC]))
-    found = find_causes([silent, left, node("c", [EXEC])], 0.0, NOW.wall, lambda text: text)
+    found = find_causes([silent, left, node("c", [EXEC])], 0.0, NOW.wall, lambda text: text, ())
     assert [cause.summary for cause in found] == ["1 of 1 nodes: exec format error"]
 
 
@@ -149,7 +149,9 @@ def test_old_errors_do_not_count() -> None:
 
 def test_first_and_last_are_those_of_all_its_nodes() -> None:
     late = Instant(200, NOW.wall + 50)
-    (cause,) = find_causes([node("a", [EXEC], now=late), node("b", [EXEC])], 0.0, NOW.wall, lambda text: text)
+    (cause,) = find_causes(
+        [node("a", [EXEC], now=late), node("b", [EXEC])], 0.0, NOW.wall, lambda text: text, ()
+    )
     assert (cause.first, cause.last) == (NOW.wall, NOW.wall + 50)
 
 
@@ -197,7 +199,7 @@ def test_a_lasting_trouble_was_seen_last_when_its_node_said_so_last() -> None:
     again = HeartbeatRequest(
         node_id="a", status="Error", active_containers=0, reason="gone", reason_kind="engine"
     )
-    (cause,) = find_causes([registry.heartbeat(first, again, later)], 0.0, later.wall, lambda text: text)
+    (cause,) = find_causes([registry.heartbeat(first, again, later)], 0.0, later.wall, lambda text: text, ())
     assert (cause.first, cause.last) == (NOW.wall, later.wall)
 
 
@@ -217,7 +219,7 @@ def test_the_same_text_of_another_kind_is_another_cause() -> None:
 
 def test_texts_are_masked_before_they_are_compared() -> None:
     nodes = [node(name, [{"kind": "k", "message": f"bad password secret-{name}"}]) for name in "ab"]
-    (cause,) = find_causes(nodes, 0.0, NOW.wall, lambda text: text[: text.index("secret-")] + "***")
+    (cause,) = find_causes(nodes, 0.0, NOW.wall, lambda text: text[: text.index("secret-")] + "***", ())
     assert (cause.cause, cause.example) == ("bad password ***", "bad password ***")
 
 
@@ -285,7 +287,7 @@ def test_an_error_of_a_node_counts_while_its_kind_is_that_of_the_nodes_reason_an
     status: str, reason: str | None, kind: str | None, after: float, lasts: bool
 ) -> None:
     missing = {"kind": "image-missing", "message": "no such image x:1"}
-    found = find_causes([node("a", [missing], status, reason, kind=kind)], 0.0, NOW.wall + after, str)
+    found = find_causes([node("a", [missing], status, reason, kind=kind)], 0.0, NOW.wall + after, str, ())
     assert ("image-missing" in {cause.kind for cause in found}) is lasts
 
 
@@ -296,3 +298,23 @@ def test_a_clock_that_was_set_back_hides_no_error() -> None:
 
 def replace_wall(moment: Instant, seconds: float) -> Instant:
     return moment._replace(wall=moment.wall + seconds)
+
+
+@pytest.mark.parametrize(
+    ("task", "running", "is_told"),
+    [
+        ("old", ("new",), False),
+        ("new", ("new",), True),
+        ("tried", ("new", "tried"), True),
+        (None, ("new",), True),
+        ("old", (), False),
+    ],
+)
+def test_what_went_wrong_with_a_task_counts_while_it_runs(
+    task: str | None, running: tuple[str, ...], is_told: bool
+) -> None:
+    failed = {"instance": 0, "kind": "failed", "message": "exit code 1", "task": task}
+    slot = {"instance": 0, "state": "starting", "restarts": 1}
+    one = node("a", [failed], "Running", containers=[slot])
+    found = find_causes([one], 0.0, NOW.wall, str, running)
+    assert [cause.kind for cause in found] == (["failed"] if is_told else [])

@@ -80,7 +80,7 @@ class Visit:
     def __init__(self, visited: Visited, data: bytes) -> None:
         self.visited = visited
         self.data = data
-        self.is_asked = self.is_ended = False
+        self.is_asked = self.is_finished = self.is_ended = False
 
     @property
     def waiting(self) -> int:
@@ -88,6 +88,9 @@ class Visit:
 
     def feed(self, data: bytes) -> None:
         self.data += data
+
+    def finish(self) -> None:
+        self.is_finished = True
 
     def end(self) -> None:
         self.is_ended = True
