@@ -68,23 +68,35 @@ _PULL = (
         permanent=True,
     ),
     _Row(
+        ("server gave http response to https client",),
+        "registry-not-trusted",
+        "it speaks no TLS: name it in this node's /etc/docker/daemon.json as one of `insecure-registries`,"
+        " or give it a certificate",
+    ),
+    _Row(
+        ("certificate signed by unknown authority", "x509: "),
+        "registry-not-trusted",
+        "give this node its authority's certificate as /etc/docker/certs.d/HOST:PORT/ca.crt",
+    ),
+    _Row(
         (
             "connection refused",
             "no such host",
             "i/o timeout",
             "connection reset",
             "tls handshake",
-            "server gave http response",
             "context deadline exceeded",
             "too many requests",
             "toomanyrequests",
             "temporary failure in name resolution",
             "network is unreachable",
+            "no route to host",
             "500 internal server error",
             "502 bad gateway",
             "503 service unavailable",
         ),
         "registry-away",
+        "see whether this node reaches the registry; it is tried again",
     ),
 )
 _NO_APPARMOR = _Row(

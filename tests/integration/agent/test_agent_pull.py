@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from tests.integration.agent.conftest import (
     running_hub,
 )
 from tests.integration.agent.fixed_hub import TalkingHub, task
+from tests.servers.authority import Authority
 
 MakeAgent = Callable[..., Agent]
 MakeHub = Callable[[], TalkingHub]
@@ -139,6 +143,36 @@ def test_a_registry_that_is_away_is_asked_further_and_further_apart_until_it_is_
     eventually(lambda: runs(agent, "patient"), "it runs when the registry is back", 15)  # after 5 to 10 s
     eventually(lambda: hub.beats()[-1]["status"] == "Running", "the trouble is over")
     assert agent.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("tls", "advice"),
+    [(False, "`insecure-registries`"), (True, "/etc/docker/certs.d/")],
+    ids=["plain", "TLS"],
+)
+def test_a_registry_that_this_engine_does_not_trust_is_told_with_what_to_do(
+    tmp_path: Path, make_hub: MakeHub, make_agent: MakeAgent, tls: bool, advice: str
+) -> None:
+    # On loopback the engine takes any; this address of its own is not reached from elsewhere either.
+    here = docker("network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}")
+    server = ThreadingHTTPServer((here, 0), BaseHTTPRequestHandler)
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        pair = Authority(tmp_path).issue("registry", f"IP:{here}")
+        context.load_cert_chain(pair.certificate, pair.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        hub = make_hub()
+        hub.task = task("strange", f"{here}:{server.server_port}/x:1")
+        agent = make_agent(hub.url, parallelism=1).start()
+        (error,) = eventually(hub.errors, "it is told")
+        assert error["kind"] == "registry-not-trusted"
+        assert advice in error["message"]
+        assert agent.stop() == 0
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_the_next_pending_tasks_image_is_fetched_ahead_so_that_a_switch_needs_no_registry(

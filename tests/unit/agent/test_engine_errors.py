@@ -19,6 +19,18 @@ DAEMON = "Error response from daemon: "
         ("Head http://r/v2/x/manifests/1: no basic auth credentials", "image-denied", True),
         ("dial tcp 10.0.0.1:5000: connect: connection refused", "registry-away", False),
         ("Get https://r/v2/: net/http: TLS handshake timeout", "registry-away", False),
+        ("dial tcp 10.0.0.1:5000: connect: no route to host", "registry-away", False),
+        (
+            'Get "https://r:5000/v2/": http: server gave HTTP response to HTTPS client',
+            "registry-not-trusted",
+            False,
+        ),
+        (
+            'Get "https://r:5000/v2/": tls: failed to verify certificate: x509: certificate signed by unknown'
+            " authority",
+            "registry-not-trusted",
+            False,
+        ),
         ("failed to register layer: write /x: no space left on device.", "disk-full", False),
         ("something new", "failed", False),
     ],
