@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +156,10 @@ def test_a_registry_that_this_engine_does_not_trust_is_told_with_what_to_do(
     tmp_path: Path, make_hub: MakeHub, make_agent: MakeAgent, tls: bool, advice: str
 ) -> None:
     # On loopback the engine takes any; this address of its own is not reached from elsewhere either.
-    here = docker("network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}")
+    subnet = ip_network(docker("network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Subnet}}"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        route.connect((str(subnet[2]), 9))  # nothing is sent
+        here = route.getsockname()[0]
     server = ThreadingHTTPServer((here, 0), BaseHTTPRequestHandler)
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
