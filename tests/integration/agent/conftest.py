@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -26,6 +27,7 @@ from agent.machine import owner
 from agent.spec import OWNER
 from tests.integration.agent.fixed_hub import TOKEN, FixedHub, TalkingHub
 from tests.integration.nursery import Process, the_nursery
+from tests.servers.authority import Pair
 from tests.servers.children import free_port
 
 WORKER = """#!/bin/sh
@@ -82,15 +84,22 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class Registry:
-    """A `docker-registry` process; `accounts` is a file in htpasswd's form, where it wants a login."""
+    """A `docker-registry` process; `accounts` is a file in htpasswd's form, where it wants a login.
 
-    def __init__(self, root: Path, accounts: Path | None = None) -> None:
-        self.address = f"127.0.0.1:{free_port()}"
+    With a `pair` it speaks TLS.
+    """
+
+    def __init__(
+        self, root: Path, accounts: Path | None = None, host: str = "127.0.0.1", pair: Pair | None = None
+    ) -> None:
+        self.address = f"{host}:{free_port()}"
         self._root = root
+        self._scheme = "https" if pair else "http"
+        tls = f", tls: {{certificate: {pair.certificate}, key: {pair.key}}}" if pair else ""
         login = f"auth: {{htpasswd: {{realm: test, path: {accounts}}}}}\n" if accounts else ""
         (root / "config.yml").write_text(
             f"version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {root}/data}}}}\n"
-            f"http: {{addr: '{self.address}'}}\n{login}"
+            f"http: {{addr: '{self.address}'{tls}}}\n{login}"
         )
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -124,7 +133,9 @@ class Registry:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://{self.address}/v2/", timeout=1):
+            any_authority = ssl._create_unverified_context()  # noqa: S323  our own, a moment ago
+            url = f"{self._scheme}://{self.address}/v2/"
+            with urllib.request.urlopen(url, timeout=1, context=any_authority):
                 return True
         except urllib.error.HTTPError:  # it wants a login
             return True

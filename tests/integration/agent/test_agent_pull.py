@@ -5,12 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import socket
-import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -160,24 +157,19 @@ def test_a_registry_that_this_engine_does_not_trust_is_told_with_what_to_do(
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
         route.connect((str(subnet[2]), 9))  # nothing is sent
         here = route.getsockname()[0]
-    server = ThreadingHTTPServer((here, 0), BaseHTTPRequestHandler)
-    if tls:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        pair = Authority(tmp_path).issue("registry", f"IP:{here}")
-        context.load_cert_chain(pair.certificate, pair.key)
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    pair = Authority(tmp_path).issue("registry", f"IP:{here}") if tls else None
+    registry = Registry(tmp_path, host=here, pair=pair)
+    registry.start()
     try:
         hub = make_hub()
-        hub.task = task("strange", f"{here}:{server.server_port}/x:1")
+        hub.task = task("strange", f"{registry.address}/x:1")
         agent = make_agent(hub.url, parallelism=1).start()
         (error,) = eventually(hub.errors, "it is told")
         assert error["kind"] == "registry-not-trusted"
         assert advice in error["message"]
         assert agent.stop() == 0
     finally:
-        server.shutdown()
-        server.server_close()
+        registry.stop()
 
 
 def test_the_next_pending_tasks_image_is_fetched_ahead_so_that_a_switch_needs_no_registry(
