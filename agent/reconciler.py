@@ -18,7 +18,7 @@ import structlog
 from agent import spec
 from agent.accounts import Accounts
 from agent.engine import Engine
-from agent.errors import EngineError
+from agent.errors import EngineError, EngineTimeout
 from agent.executor import Executor
 from agent.images import Images
 from agent.limits import Breach
@@ -37,6 +37,8 @@ BRISK = 1.0
 """Seconds between looks while containers are on their way out or in."""
 GATHER = 0.05
 """Seconds between the first word of a change and the look: what happens together is looked at together."""
+SILENT = 15.0
+"""Seconds after which a look without an answer is told: of an engine that hangs, nothing else would tell."""
 ENGINE_GRACE, HASTY_GRACE = 60.0, 5.0
 """Seconds that a stop waits, beyond the containers' own time, for an engine that does not answer."""
 
@@ -167,17 +169,16 @@ class Reconciler:
         busy_containers = frozenset(self._executor.busy_containers())
         busy_instances = frozenset(self._executor.busy_instances)
         before = self._containers
+        silent = asyncio.get_running_loop().call_later(SILENT, self._engine_is_silent)
         try:
             self._containers = await self._engine.containers()
         except EngineError as error:
-            if self._engine_error is None:
-                log.error("engine", error=str(error))  # noqa: TRY400 # the text says it all
-                self._board.error(error.kind, str(error))
-            self._engine_error = error
+            self._engine_fails(error)
             self._was_away = True
             self._accounts.engine_away()
-            self._show()
             return False
+        finally:
+            silent.cancel()
         if self._engine_error is not None:
             log.info("engine answers again")
             self._engine_error = None
@@ -200,6 +201,19 @@ class Reconciler:
         self._accounts.run_on(self.running)
         self._show()
         return True
+
+    def _engine_is_silent(self) -> None:
+        """A look has taken long, and may still be answered: what was seen last need not be so now."""
+        if self._engine_error is None:
+            text = f"the container engine has not answered for {SILENT:.0f} s; it is waited for"
+            self._engine_fails(EngineTimeout("engine", text))
+
+    def _engine_fails(self, error: EngineError) -> None:
+        if self._engine_error is None:
+            log.error("engine", error=str(error))
+            self._board.error(error.kind, str(error))
+        self._engine_error = error
+        self._show()
 
     @property
     def _wanted(self) -> spec.Wanted | None:

@@ -47,6 +47,10 @@ class OwnEngine:
         else:
             self._broken.unlink(missing_ok=True)
 
+    def signal(self, number: int) -> None:
+        """Send the daemon a signal: one that is stopped takes calls, and answers none."""
+        os.kill(int((self._place / "pid").read_text()), number)
+
     def answers(self) -> bool:
         """Whether it is up."""
         env = os.environ | self.env

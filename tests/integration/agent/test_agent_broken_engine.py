@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -50,6 +51,33 @@ def test_an_engine_that_starts_nothing_is_told_as_its_own_failure_until_one_has_
     assert hub.beats()[-1]["status"] == "Error", "not at once"
     eventually(lambda: hub.beats()[-1]["status"] == "Running", "after a while all is well", 40)
     assert "Idle" not in {beat["status"] for beat in hub.beats()[beats:]}
+    assert agent.stop() == 0
+
+
+@pytest.mark.slow
+def test_an_engine_that_hangs_is_told_within_seconds_and_once(
+    make_hub: Callable[[], TalkingHub],
+    make_agent: Callable[..., Agent],
+    images: dict[str, str],
+    own: OwnEngine,
+) -> None:
+    own.load(images["worker"])
+    hub = make_hub()
+    hub.task = task("squares", images["worker"])
+    agent = make_agent(hub.url, parallelism=1, network="none").start(**own.env)
+
+    def status() -> str | None:
+        return next((beat["status"] for beat in reversed(hub.beats())), None)
+
+    eventually(lambda: status() == "Running", "it runs", 60)
+    own.signal(signal.SIGSTOP)
+    try:
+        eventually(lambda: status() == "Error", "the node says so", 40)
+        assert "has not answered for 15 s" in hub.beats()[-1]["reason"]
+    finally:
+        own.signal(signal.SIGCONT)
+    eventually(lambda: status() == "Running", "all is well again", 40)
+    assert [error["kind"] for error in hub.errors()] == ["engine"]
     assert agent.stop() == 0
 
 
