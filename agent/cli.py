@@ -65,7 +65,7 @@ def cli(context: click.Context, path: Path | None, check: bool) -> None:
         context.obj = path
         return
     found = config.find(FILE_NAME, path)
-    if found is None or (path is None and not found.exists()):
+    if found is None or (path is None and not config.is_written(found)):
         _explain_missing(found)
     assert found is not None  # noqa: S101 # _explain_missing does not return
     settings = config.load(Settings, found)
@@ -199,7 +199,7 @@ class _StatePlace(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    state_directory: Path | None = None
+    state_directory: config.FilePath | None = None
 
 
 def _ask(explicit: Path | None, what: str) -> dict[str, Any]:

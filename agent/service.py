@@ -64,10 +64,18 @@ def only_agent(config: Path, settings: Settings) -> Iterator[None]:
         held.callback(_lock(config, f"{config}: another gridnode runs with this file").close)
         with suppress(OSError):  # without one the agent works on, and says so
             state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if state.is_dir():
+        if _is_directory(state):
             text = f"{config}: state_directory: another gridnode keeps its state in {state}"
             held.callback(_lock(state, text).close)
         yield
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether it is one that this user may see: in Python 3.11 `is_dir` raises some of what hinders."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _lock(path: Path, in_use: str) -> FileLock:

@@ -13,7 +13,7 @@ import tomlkit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from tomlkit.exceptions import TOMLKitError
 
-from gridcore.config import read_text
+from gridcore.config import FilePath, read_text
 from gridcore.errors import ConfigError
 from gridcore.files import write_private
 from gridcore.platforms import is_known_architecture
@@ -125,7 +125,7 @@ class Settings(BaseModel):
     """The secret shared with the hub, or this node's own, handed out by the hub and written here."""
     join_token: Annotated[str, AfterValidator(_token)] | None = Field(default=None, repr=False)
     """Short-lived: shown at a registration to get a token of this node's own."""
-    ca_file: Annotated[Path, AfterValidator(_ca_file)] | None = None
+    ca_file: Annotated[FilePath, AfterValidator(_ca_file)] | None = None
     """PEM file with the CA, or the self-signed certificate, of an https hub. Unset: the system's CAs."""
     node_id: NodeId | None = None
     """Assigned by the hub at the first start and written here."""
@@ -182,7 +182,7 @@ class Settings(BaseModel):
     network: str = Field(default="bridge", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
     """The engine's network that containers join; `host` is this machine's own."""
 
-    state_directory: Path | None = None
+    state_directory: FilePath | None = None
     """Where the last runs' logs are kept; default: /var/lib/gridnode for a service, else beside this file."""
     labels: dict[str, str] = Field(default_factory=dict, max_length=64)
     """Shown with the node in `GET /api/nodes`."""

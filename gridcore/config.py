@@ -16,10 +16,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from gridcore.errors import ConfigError
-from gridcore.files import resolve, write_private
+from gridcore.files import is_there, resolve, write_private
 from gridcore.json_values import is_text
 from gridcore.masking import mask_text
 
@@ -51,10 +51,18 @@ def find(file_name: str, explicit: Path | None, env: Mapping[str, str] = os.envi
     if explicit is not None:
         return explicit
     for path in candidates(file_name, env):
-        with contextlib.suppress(PermissionError):  # a service's own directory: not for this user
-            if path.exists():
+        with contextlib.suppress(OSError):  # a service's own directory: not for this user
+            if is_there(path):
                 return path
     return None
+
+
+def is_written(path: Path) -> bool:
+    """Whether there is such a file. Raises ConfigError where this user cannot tell."""
+    try:
+        return is_there(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{_shown(path)}: cannot be read: {_reason(error)}") from None
 
 
 def read_text(path: Path) -> str:
@@ -63,9 +71,31 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{_shown(path)}: cannot be read: {_reason(error)}") from None
+
+
+def _shown(path: Path) -> str:
+    return str(path).replace("\0", "\\0")
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """What hinders: a sentence's end."""
+    if isinstance(error, PermissionError):
+        return f"{error.strerror}; run it as the user whom the file belongs to, or with sudo"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "no path has a null character"
+
+
+def _can_be_a_path(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("expected a path, and no path has a null character")
+    return path
+
+
+FilePath = Annotated[Path, AfterValidator(_can_be_a_path)]
+"""A path in a configuration file: TOML can hold what no file can be called."""
 
 
 def load(model: type[M], path: Path, env: Mapping[str, str] = os.environ) -> M:
@@ -183,10 +213,10 @@ def init_file(path: Path, text: str) -> None:
     Raises:
         ConfigError: it exists, or the directory cannot be made or written.
     """
-    if path.exists():
-        raise ConfigError(f"{path}: exists already; edit it, or move it away first")
     try:
+        if is_there(path):
+            raise ConfigError(f"{path}: exists already; edit it, or move it away first")
         resolve(path).parent.mkdir(parents=True, exist_ok=True)
         write_private(path, text)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{_shown(path)}: cannot be written: {_reason(error)}") from None

@@ -24,6 +24,22 @@ def resolve(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def is_there(path: Path) -> bool:
+    """Whether the path leads to something.
+
+    `Path.exists` says no to some failures and raises others, not the same in each Python: here each failure
+    but "there is none" is told.
+
+    Raises:
+        OSError: nobody can tell, as in a directory that this user may not enter.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 class FileLock:
     """Keeps others from a file or directory until `close`, or the end of the process.
 
@@ -82,7 +98,7 @@ class FileLock:
         try:
             handle = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
-            if not self.path.exists():
+            if not is_there(self.path):
                 raise
             return  # nobody like us can replace the file there
         self._take(handle)

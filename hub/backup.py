@@ -16,7 +16,7 @@ from typing import Any
 
 from gridcore import __version__
 from gridcore.errors import GridCoreError
-from gridcore.files import resolve, sync_directory
+from gridcore.files import is_there, resolve, sync_directory
 from hub import codec
 from hub.access import SigningKey, TokenRecord
 from hub.contents import Contents
@@ -42,11 +42,12 @@ def write_backup(contents: Contents, path: Path, progress: Progress, *, force: b
         BackupError: the file exists (and `force` is not set), is none to be replaced, or cannot be written.
     """
     target = resolve(path)
-    if target.exists() and not target.is_file():
-        raise BackupError(f"{path}: is no regular file; name one that can be made or replaced")
-    if target.exists() and not force:
-        raise BackupError(f"{path}: exists already; name another file, or use --force")
     try:
+        is_there_already = is_there(target)
+        if is_there_already and not target.is_file():
+            raise BackupError(f"{path}: is no regular file; name one that can be made or replaced")
+        if is_there_already and not force:
+            raise BackupError(f"{path}: exists already; name another file, or use --force")
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # 0600
     except OSError as error:
         raise BackupError(f"{path}: cannot be written: {error.strerror}") from None
@@ -75,8 +76,15 @@ def write_backup(contents: Contents, path: Path, progress: Progress, *, force: b
 def refuse_own_files(path: Path, own: Iterable[Path | None]) -> None:
     """Raises BackupError where a backup would replace one of the hub's own files, by whatever name."""
     for file in own:
-        if file is not None and path.exists() and file.exists() and path.samefile(file):
+        if file is not None and _is_same(path, file):
             raise BackupError(f"{path}: is a file of the hub itself ({file}); name another one")
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:  # one is not there or may not be looked at, and so is not replaced: told by who opens it
+        return False
 
 
 def read_backup(path: Path, progress: Progress) -> Contents:

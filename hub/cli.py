@@ -84,7 +84,7 @@ def init(group_path: Path | None, config_path: Path | None) -> None:
 
 def _find(explicit: Path | None) -> Path:
     path = config.find(FILE_NAME, explicit)
-    if path is not None and path.exists():
+    if path is not None and config.is_written(path):
         return path
     looked = [explicit] if explicit else config.candidates(FILE_NAME)
     first = explicit or config.default_path(FILE_NAME)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from gridcore.errors import ConfigError
-from gridcore.files import resolve
+from gridcore.files import is_there, resolve
 from hub.access import SigningKey, TokenRecord
 from hub.events import MOST_EVENTS, Event, EventQuery
 from hub.journal_sqlite import (
@@ -74,7 +74,7 @@ def read_database(path: Path) -> Contents:
         OSError: it cannot be read.
         sqlite3.Error, ValueError, KeyError, TypeError: it is damaged.
     """
-    if not path.exists():
+    if not is_there(path):
         raise ConfigError(f"state: {path}: there is no such file")
     refuse_second_name(path)
     with _opened(resolve(path)) as database:

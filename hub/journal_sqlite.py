@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gridcore.errors import ConfigError
-from gridcore.files import FileInUse, FileLock
+from gridcore.files import FileInUse, FileLock, is_there
 from hub import codec
 from hub.errors import StoreFull, StoreUnavailable
 from hub.events import EventQuery, Recorded
@@ -278,7 +278,7 @@ def lock_database(path: Path) -> FileLock:
 
 def refuse_second_name(path: Path) -> None:
     """Raises ConfigError where hard links lead to the file: what SQLite wrote last is beside one of them."""
-    if path.is_file() and (names := path.stat().st_nlink) > 1:
+    if is_there(path) and path.is_file() and (names := path.stat().st_nlink) > 1:
         raise ConfigError(
             f"state: {path} has {names} names (hard links), and what SQLite wrote last is in a file beside "
             f"one of them. Remove the others (`find / -xdev -samefile {path}` shows them)"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import ssl
-from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from gridcore.config import FilePath
 from gridcore.errors import ConfigError
 from gridcore.weak_tokens import MAKE_ONE, weakness
 
@@ -55,10 +55,10 @@ class NotifyTarget(BaseModel):
     secret: Annotated[str, AfterValidator(_check_signing)] | None = Field(default=None, repr=False)
     """Signs each message, so that the receiver knows who sent it."""
 
-    secret_file: Path | None = None
+    secret_file: FilePath | None = None
     """A file with the secret, in its place."""
 
-    ca_file: Path | None = None
+    ca_file: FilePath | None = None
     """PEM file of the authority behind the receiver's certificate, where the machine does not know it."""
 
     @model_validator(mode="after")

@@ -86,8 +86,8 @@ async def find_place(target: RedisTarget, client_name: str) -> Place:
     """
     login = {"username": target.username, "password": _secret(target.password_file) or target.password}
     tls = {"ssl_ca_certs": str(target.ca) if target.ca else None} if target.tls else None
-    if target.ca is not None and not await asyncio.to_thread(target.ca.is_file):
-        raise ConfigError(f"state: ca: there is no file {target.ca}")
+    if target.ca is not None:
+        await asyncio.to_thread(_insist_on_file, target.ca)
     at = ""
     try:
         host, port = await _find(target, login, tls)
@@ -237,6 +237,16 @@ def _warn_of(place: Place, missing: str) -> None:
     if missing and (place.name, missing) not in _warned:
         _warned.add((place.name, missing))
         log.warning("Redis may lose what the hub acknowledged", redis=place.name, missing=missing)
+
+
+def _insist_on_file(path: Path) -> None:
+    """Raises ConfigError where TLS would find none there."""
+    try:
+        if path.is_file():
+            return
+    except OSError as error:  # waiting for Redis would not help
+        raise ConfigError(f"state: ca: {path} cannot be read: {error.strerror}") from None
+    raise ConfigError(f"state: ca: there is no file {path}")
 
 
 def _secret(path: Path | None) -> str | None:

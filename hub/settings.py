@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from gridcore.config import FilePath
 from gridcore.logs import LogFormat
 from gridcore.weak_tokens import MAKE_ONE, weakness
 from hub.notify_target import NotifyTarget
@@ -63,6 +64,8 @@ def _check_proxy(text: str) -> str:
 
 
 def _check_state(state: str) -> str:
+    if "\0" in unquote(state):
+        raise ValueError("expected no null character: no path has one")
     if state != MEMORY and not _SQLITE.fullmatch(state) and parse_redis(state) is None:
         raise ValueError(
             "expected sqlite:////absolute/path/hub.db, sqlite:///relative.db, redis://host:6379/0 (also "
@@ -118,10 +121,10 @@ class HubSettings(BaseModel):
     trusted_proxies: tuple[Annotated[str, AfterValidator(_check_proxy)], ...] = ()
     """Addresses and networks of proxies whose X-Forwarded-For says where a request came from."""
 
-    tls_certificate: Path | None = None
+    tls_certificate: FilePath | None = None
     """A PEM file with the hub's certificate and the chain after it; with `tls_key` the hub speaks TLS."""
 
-    tls_key: Path | None = None
+    tls_key: FilePath | None = None
     """The PEM file of its private key, without a passphrase."""
 
     cors_origins: tuple[Annotated[str, AfterValidator(_check_origin)], ...] = ()

@@ -5,9 +5,9 @@ like any other, exit code included; only the imports are saved, a second of CPU 
 
     python -m tests.integration.nursery PROGRAM DIRECTORY
 
-reads lines `{"words": […], "out": FILE, "err": FILE, "env": {…}}` on standard input, starts a process for
-each, and answers with its id. When one has ended, DIRECTORY holds its exit code in a file named by its
-number. It and all of them end with whoever started it.
+reads lines `{"words": […], "out": FILE, "err": FILE, "env": {…}, "ordinary": BOOL}` on standard input, starts
+a process for each, and answers with its id. When one has ended, DIRECTORY holds its exit code in a file named
+by its number. It and all of them end with whoever started it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.servers.children import wait_until
 PR_SET_PDEATHSIG = 1
 
 PROGRAMS = {
-    "computehub": ("hub.cli", "hub.serve"),
+    "computehub": ("hub.cli", "hub.serve", "hub.backup", "hub.restoring", "gridcore.client"),
     "gridnode": ("agent.cli", "agent.service", "agent.probe", "agent.status", "agent.control"),
 }
 """The module whose `main` each is, and what it imports late."""
@@ -57,10 +57,22 @@ class Nursery:
         )
 
     def start(
-        self, words: Sequence[str], out: Path, err: Path, env: Mapping[str, str] | None = None
+        self,
+        words: Sequence[str],
+        out: Path,
+        err: Path,
+        env: Mapping[str, str] | None = None,
+        ordinary: bool = False,
     ) -> Forked:
-        """Start the program with these words; it does not answer yet. What it writes is appended."""
-        asked = {"words": words, "out": str(out), "err": str(err), "env": {**(env or {})}}
+        """Start the program with these words, without the rights of root where `ordinary`; it does not
+        answer yet. What it writes is appended."""
+        asked = {
+            "words": words,
+            "out": str(out),
+            "err": str(err),
+            "env": {**(env or {})},
+            "ordinary": ordinary,
+        }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with self._lock:
@@ -69,11 +81,17 @@ class Nursery:
             pid = int(self._process.stdout.readline())
             return Forked(pid, Path(self._ends.name, str(next(self._numbers))))
 
-    def run(self, words: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    def run(
+        self,
+        words: Sequence[str],
+        timeout: float,
+        env: Mapping[str, str] | None = None,
+        ordinary: bool = False,
+    ) -> subprocess.CompletedProcess[str]:
         """What the program did with these words. Raises TimeoutError, and then it is gone."""
         with tempfile.TemporaryDirectory() as directory:
             out, err = Path(directory, "out"), Path(directory, "err")
-            process = self.start(words, out, err)
+            process = self.start(words, out, err, env, ordinary)
             try:
                 code = process.wait(timeout)
             finally:
@@ -168,12 +186,22 @@ def serve_nursery(program: str, ends: Path) -> None:
             asked = json.loads(line)
             _become_a_process_of_its_own(asked["out"], asked["err"])
             os.environ.update(asked["env"])
+            if asked["ordinary"]:
+                _give_up_capabilities()
             sys.argv = [program, *asked["words"]]
             sys.modules["__main__"].__package__ = None  # an installed command, whose usage names it
             modules[0].main()
         children[child] = number
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         print(child, flush=True)
+
+
+def _give_up_capabilities() -> None:
+    """Be held by the modes of files like anybody else, and still read Python's own in root's home."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    version_3, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if libc.capset(version_3, nothing) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def _become_a_process_of_its_own(out: str, err: str) -> None:
