@@ -70,13 +70,15 @@ BUSY_TIMEOUT = 5.0
 """Seconds to wait for another program (a backup, an `sqlite3` shell) that has the file locked."""
 
 
-async def open_sqlite(path: Path, clock: Callable[[], Instant] = read_clock) -> LocalStore:
-    """A store whose state is in this file; the file is made if there is none.
+async def open_sqlite(
+    path: Path, clock: Callable[[], Instant] = read_clock, *, begins: bool = True
+) -> LocalStore:
+    """A store whose state is in this file; the file is made if there is none. `begins`: a hub starts with it.
 
     Raises:
         ConfigError: it cannot be made, read or written, is no hub's database, or another hub has it.
     """
-    journal = SqliteJournal(path)
+    journal = SqliteJournal(path, begins=begins)
     try:
         return LocalStore(await journal.open(), journal, clock=clock)
     except BaseException:
@@ -87,12 +89,12 @@ async def open_sqlite(path: Path, clock: Callable[[], Instant] = read_clock) -> 
 class SqliteJournal:
     """Writes changes to the file, one transaction each, in a thread of its own."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, begins: bool = True) -> None:
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._lock: FileLock | None = None
         self._connection: sqlite3.Connection | None = None
-        self._file = StateFile(path)
+        self._file = StateFile(path, begins=begins)
         self._kept = TaskList(revision="")  # the list as the file has it: only what differs is written
 
     async def open(self) -> State:

@@ -73,7 +73,7 @@ async def _restore_database(name: Path, backup: Contents) -> tuple[TaskList, Pat
         try:
             _remove(made)
             present = _read_present(path)
-            store = await open_sqlite(made)
+            store = await open_sqlite(made, begins=False)
             try:
                 tasks = await fill(store, carry_over(backup, present) if present else backup)
             finally:

@@ -17,8 +17,10 @@ log = structlog.get_logger()
 class StateFile:
     """One file, from `opened` on."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, begins: bool = True) -> None:
+        """`begins`: a hub begins with it; whoever fills it with a state tells nobody that it was empty."""
         self._path = path
+        self._begins = begins
         self._identity: tuple[int, int] | None = None
         self._trouble = Condition(
             "the state cannot be written",
@@ -30,7 +32,7 @@ class StateFile:
     def opened(self, *, is_new: bool = False) -> None:
         """It is open now; `is_new`: nothing was in it. Raises OSError."""
         self._identity = self._look()
-        if is_new:  # a first start, or a file that was emptied or is not where it was
+        if is_new and self._begins:  # a first start, or a file that was emptied or is not where it was
             log.warning(
                 "there was no state in the file: the hub begins with no tasks and no nodes",
                 file=str(self._path),

@@ -34,6 +34,7 @@ def restore(hub: HubProcess, file: Path) -> subprocess.CompletedProcess[str]:
     done = hub.command("restore", str(file))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    assert "begins with no tasks" not in done.stderr, "no hub begins"
     return done
 
 
