@@ -94,7 +94,7 @@ def init(
     """
     path = path or context.obj or config.default_path(FILE_NAME)
     join_token = None if join_token_file is None else _first_line(join_token_file)
-    config.init_file(path, example(server or ANY_SERVER, join_token))
+    config.init_file(path, example(ANY_SERVER if server is None else server, join_token))
     missing = [
         *(["address"] if server is None else []),
         *(["token"] if join_token is None else []),

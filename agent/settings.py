@@ -236,8 +236,12 @@ def example(server: str = "http://192.168.1.100:8080", join_token: str | None = 
     """A commented first configuration file; with a join token it needs no other.
 
     Raises:
-        ConfigError: that is none.
+        ConfigError: that is none, or the server is no address.
     """
+    try:
+        address = tomlkit.string(_hub_address(server)).as_string()
+    except ValueError as error:
+        raise ConfigError(f"--server: {error} (got {server!r:.80})") from None
     if join_token is None:
         tokens = f"""\
 token = "{PASTE_HERE}"   # the same as in the hub's computehub.toml
@@ -255,7 +259,7 @@ join_token = {json.dumps(join_token)}   # short-lived; gets this node its own
     return f"""\
 # GridNode: this machine's part of the grid. `gridnode --check` tells whether this file is good.
 
-server_url = "{server}"   # the hub
+server_url = {address}   # the hub
 {tokens}# ca_file = "/…/ca.pem"     # for https: the hub's CA, where this system does not know it
 
 # node_id = "…"            # assigned by the hub at the first start and written here

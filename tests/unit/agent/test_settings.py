@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,21 @@ def test_init_says_what_is_left_to_write(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.toml"
         done = run("init", "--config", str(path), *options, stdin="j0in-token\n")
         assert (done.returncode, left in done.stdout) == (0, True), done.stdout
+
+
+@pytest.mark.parametrize("server", ["10.213.160.11:8080", "hub", "ftp://hub", "http://", "http://hub:no", ""])
+def test_init_writes_nothing_for_a_server_that_is_no_address(tmp_path: Path, server: str) -> None:
+    path = tmp_path / "gridnode.toml"
+    done = run("init", "--config", str(path), "--server", server)
+    assert (done.returncode, path.exists()) == (78, False)
+    assert done.stderr.startswith("gridnode: --server: expected an address such as http://")
+
+
+def test_what_init_writes_of_a_server_is_one_value(tmp_path: Path) -> None:
+    path = tmp_path / "gridnode.toml"
+    server = 'http://hub:8080/"x\\'
+    assert run("init", "--config", str(path), "--server", server).returncode == 0
+    assert tomllib.loads(path.read_text())["server_url"] == server
 
 
 def test_init_takes_a_join_token_from_a_file_or_standard_input_only(tmp_path: Path) -> None:
