@@ -16,7 +16,8 @@ from hub.cli_backup import accept_loss, backup, restore
 from hub.cli_errors import plain_errors
 from hub.cli_notify import notify_test
 from hub.cli_tokens import key, token
-from hub.settings import EXAMPLE, FILE_NAME, HubSettings
+from hub.settings import FILE_NAME, HubSettings, example, first_state
+from hub.state_file import make_place, place_warning
 
 CONFIG_OPTION = click.option(
     "--config",
@@ -59,6 +60,8 @@ def main(context: click.Context, config_path: Path | None, check: bool) -> None:
         if check:
             if settings.tls_certificate is not None and settings.tls_key is not None:
                 read_pair(settings.tls_certificate, settings.tls_key)
+            if settings.database is not None and (warning := place_warning(settings.database)):
+                click.echo(f"warning: {warning}", err=True)
             click.echo(f"{path}: valid")
             return
         logs.configure(settings.log_format)
@@ -78,7 +81,8 @@ def init(group_path: Path | None, config_path: Path | None) -> None:
     """Write a first configuration file with a fresh token, readable by you only (0600)."""
     with plain_errors():
         path = config_path or group_path or config.default_path(FILE_NAME)
-        config.init_file(path, EXAMPLE.format(token=config.new_token()))
+        config.init_file(path, example(path))
+        make_place(first_state(path).parent)
         click.echo(f"{path}: written. Give its token to nodes and operators, then start computehub.")
 
 
@@ -90,8 +94,7 @@ def _find(explicit: Path | None) -> Path:
     first = explicit or config.default_path(FILE_NAME)
     raise ConfigError(
         f"There is no configuration file yet. Looked for: {', '.join(map(str, looked))}.\n"
-        f"`computehub init` writes one, or save this as {first} (mode 0600):\n\n"
-        + EXAMPLE.format(token=config.new_token())
+        f"`computehub init` writes one, or save this as {first} (mode 0600):\n\n" + example(first)
     )
 
 

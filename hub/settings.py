@@ -6,11 +6,12 @@ import re
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Self
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from gridcore.config import FilePath
+from gridcore.config import FilePath, new_token
+from gridcore.files import resolve
 from gridcore.logs import LogFormat
 from gridcore.weak_tokens import MAKE_ONE, weakness
 from hub.notify_target import NotifyTarget
@@ -194,7 +195,7 @@ bind = "0.0.0.0:8080"
 
 # Where tasks and nodes are kept: an SQLite file (its directory must exist), a Redis that several hubs share
 # ("redis://:password@host:6379/0", see docs/configuration-hub.md), or "memory:" to try things out.
-state = "sqlite:////var/lib/idm-gridcore/hub.db"
+state = "{state}"
 
 # The Redis that tasks may name `fleet`, as containers reach it. A new password goes here, and into no task.
 # fleet_redis = "redis://:password@192.168.1.100:6379/0"
@@ -227,4 +228,18 @@ state = "sqlite:////var/lib/idm-gridcore/hub.db"
 # events = ["queue-empty", "task-failing", "nodes-gone", "canary"]
 # secret = "..."
 """
-"""What `computehub init` writes, with `{token}` to be filled in."""
+"""What `computehub init` writes, with `{token}` and `{state}` to be filled in."""
+
+SERVICE_CONFIG, SERVICE_STATE = Path("/etc/idm-gridcore"), Path("/var/lib/idm-gridcore/hub.db")
+"""The directory of a service's configuration, and where the service keeps its state."""
+
+
+def first_state(config: Path) -> Path:
+    """Where a hub with this first configuration file keeps its state: beside it, unless it is the service."""
+    real = resolve(config)
+    return SERVICE_STATE if real.parent == SERVICE_CONFIG else real.with_name(f"{real.stem}.state.db")
+
+
+def example(config: Path) -> str:
+    """A first configuration file to be written there, with a fresh token."""
+    return EXAMPLE.format(token=new_token(), state=f"sqlite:///{quote(str(first_state(config)))}")

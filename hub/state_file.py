@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,9 +10,43 @@ from pathlib import Path
 import structlog
 
 from gridcore.condition import Condition
+from gridcore.errors import ConfigError
+from gridcore.files import is_there, resolve
 from hub.errors import StateLost, StoreUnavailable
 
 log = structlog.get_logger()
+
+
+def make_place(directory: Path) -> None:
+    """Make the directory of a first state, where this user may; what is there stays as it is.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"state: {directory} cannot be made: {error.strerror}. Make it for the hub's user, "
+            "or name another file in the configuration"
+        ) from None
+
+
+def place_warning(file: Path) -> str | None:
+    """Why a hub of this user could not open its state there, or None; nothing is made.
+
+    No error: the service's directory is made when it starts first, after its configuration was checked.
+    """
+    try:
+        if is_there(file):
+            is_usable = file.is_file() and os.access(file, os.R_OK | os.W_OK)
+            why = "this user cannot read and write it, or it is no file"
+        else:
+            is_usable = resolve(file).parent.is_dir() and os.access(resolve(file).parent, os.W_OK | os.X_OK)
+            why = f"there is no directory {file.parent} in which this user can write"
+    except OSError as error:
+        is_usable, why = False, error.strerror or type(error).__name__
+    return None if is_usable else f"state: {file} cannot be opened: {why}; as it is, the hub would not start"
 
 
 class StateFile:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from gridcore.config import load
+from hub.settings import HubSettings, first_state
 from tests.integration.hub_process import TOKEN, HubProcess
 from tests.integration.many_hubs import eventually
 from tests.integration.nursery import environment
@@ -332,6 +334,27 @@ def test_init_writes_a_private_file_that_the_hub_accepts_and_never_overwrites_on
     assert computehub("--config", str(path), "--check").returncode == 0
     assert computehub("init", "--config", str(path)).returncode == 78
     assert path.read_text() == written
+
+
+def test_what_init_writes_works_as_it_is_for_whoever_ran_it(tmp_path: Path) -> None:
+    path = tmp_path / "a b%?#" / "mine.toml"
+    assert computehub("init", "--config", str(path)).returncode == 0
+    checked = computehub("--config", str(path), "--check")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert load(HubSettings, path, {}).database == path.with_name("mine.state.db")
+    backed = computehub("backup", "--config", str(path), str(tmp_path / "b"))
+    assert str(path.with_name("mine.state.db")) in backed.stderr, "a hub has not begun yet"
+    assert first_state(Path("/etc/idm-gridcore/computehub.toml")) == Path("/var/lib/idm-gridcore/hub.db")
+
+
+def test_the_check_warns_of_a_state_that_cannot_be_opened_and_makes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "computehub.toml"
+    assert computehub("init", "--config", str(path)).returncode == 0
+    for state in (tmp_path / "none" / "hub.db", tmp_path, path / "hub.db"):
+        checked = computehub("--config", str(path), "--check", IDM_GRIDCORE_STATE=f"sqlite:///{state}")
+        assert checked.returncode == 0, "a service's directory is made when it starts"
+        assert checked.stderr.startswith(f"warning: state: {state} cannot be opened: "), checked.stderr
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_environment_can_name_the_file_and_override_its_keys(hub: HubProcess) -> None:
