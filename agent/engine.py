@@ -28,7 +28,7 @@ from python_on_whales.utils import run
 from agent import engine_errors, spec
 from agent.engine_api import EngineApi
 from agent.engine_calls import Turns, on_a_thread, within
-from agent.engine_list import SEEN, frozen, is_unchanged
+from agent.engine_list import ROW, SEEN, Row, frozen, is_unchanged
 from agent.errors import EngineError, EngineTimeout, EngineUnreachable
 from agent.planner import Container
 from agent.run_options import run_options
@@ -182,26 +182,25 @@ class Engine:
     def _list(self) -> tuple[Container, ...]:
         # Not the library's list: its attributes inspect one container a call, and all of each.
         docker = [*self._docker.client_config.docker_cmd, "container"]
-        ours = ["--filter", f"label={spec.OWNER}={self._owner}", "--format", "{{.ID}} {{.Names}} {{.State}}"]
+        ours = ["--filter", f"label={spec.OWNER}={self._owner}", "--format", ROW]
         quiet, began = self.api.quiet_since(self._looked), time.monotonic()
         for attempt in (1, 2):
-            rows = [
-                row.split(" ") for row in str(run([*docker, "ls", "-a", "--no-trunc", *ours])).splitlines()
-            ]
+            lines = str(run([*docker, "ls", "-a", "--no-trunc", *ours])).splitlines()
+            rows = [row for row in map(Row.of, lines) if row.is_of(self._owner)]
             # Idle, nothing needs a second look. After an event all do: a list lags behind it, and shows what
             # has just ended as running.
-            known = {row[0]: self._seen[row[0]] for row in rows if quiet and is_unchanged(row, self._seen)}
-            unknown = [row[0] for row in rows if row[0] not in known]
+            known = {row.id: self._seen[row.id] for row in rows if quiet and is_unchanged(row, self._seen)}
+            unknown = [row.id for row in rows if row.id not in known]
             try:
-                lines = str(run([*docker, "inspect", "--format", SEEN, *unknown])) if unknown else ""
+                shown = str(run([*docker, "inspect", "--format", SEEN, *unknown])) if unknown else ""
             except DockerException:
                 if attempt == 2:  # one that was removed between list and inspect: look again, once
                     raise
             else:
-                fresh = [frozen(json.loads(line)) for line in lines.splitlines()]
+                fresh = [frozen(json.loads(line)) for line in shown.splitlines()]
                 seen = known | {container.id: container for container in fresh}
                 self._seen, self._looked = seen, began  # a slow look may run beside another
-                return tuple(seen[row[0]] for row in rows if row[0] in seen)
+                return tuple(seen[row.id] for row in rows if row.id in seen)
         raise AssertionError
 
     def _start(self, slot: spec.SlotSpec, advice: str) -> None:
@@ -251,11 +250,13 @@ class Engine:
 
     def _list_scratch(self) -> dict[str, str]:
         # Not the library's list, which inspects each volume for its labels.
-        columns = '{{.Name}} {{.Label "' + spec.GENERATION + '"}}'
+        labels = ",".join(f'{{{{json (.Label "{label}")}}}}' for label in (spec.GENERATION, spec.INSTANCE))
+        columns = "[{{json .Name}}," + labels + "]"
         ours = f"label={spec.OWNER}={self._owner}"
         docker = self._docker.client_config.docker_cmd
         lines = str(run([*docker, "volume", "ls", "--filter", ours, "--format", columns])).splitlines()
-        return {line.partition(" ")[0]: line.partition(" ")[2] for line in lines}
+        volumes = [map(str, json.loads(line)) for line in lines]
+        return {name: key for name, key, slot in volumes if spec.is_scratch(name, self._owner, key, slot)}
 
     async def _in_turn(
         self, function: Callable[[], T], line: Callable[[], AbstractAsyncContextManager[None]]

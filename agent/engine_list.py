@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -19,11 +21,43 @@ SEEN = (
 )
 """One line of JSON a container: a whole inspection has ten times as much, in the client and then here."""
 
+ROW = (
+    "[{{json .ID}},{{json .Names}},{{json .State}},"
+    + ",".join(f'{{{{json (.Label "{label}")}}}}' for label in (spec.OWNER, spec.TASK, spec.INSTANCE))
+    + "]"
+)
+"""One line of JSON a container, in a list. A label's text is anybody's: quoted, it stays one value."""
 
-def is_unchanged(row: Sequence[str], known: Mapping[str, Container]) -> bool:
-    """Whether a row of id, name and status is a live container as last seen."""
-    seen = known.get(row[0])
-    return seen is not None and seen.status in ("running", "paused") and row[1:] == [seen.name, seen.status]
+
+@dataclass(frozen=True)
+class Row:
+    """A container as a list shows it."""
+
+    id: str
+    name: str
+    status: str
+    owner: str
+    task: str
+    instance: str
+
+    @classmethod
+    def of(cls, line: str) -> Row:
+        container_id, names, *rest = map(str, json.loads(line))
+        # Old links to a container are names too: `container/alias`.
+        own = next((name for name in names.split(",") if "/" not in name), "")
+        return cls(container_id, own, *rest)
+
+    def is_of(self, owner: str) -> bool:
+        """Whether it is a container of ours: its labels say so, and its name agrees with them."""
+        return self.owner == owner and spec.is_named(self.name, self.task, self.instance)
+
+
+def is_unchanged(row: Row, known: Mapping[str, Container]) -> bool:
+    """Whether a row is a live container as last seen."""
+    seen = known.get(row.id)
+    if seen is None or seen.status not in ("running", "paused"):
+        return False
+    return (row.name, row.status) == (seen.name, seen.status)
 
 
 def frozen(seen: Mapping[str, Any]) -> Container:

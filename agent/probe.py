@@ -102,7 +102,7 @@ async def run_one(node: spec.NodeFacts, settings: Settings) -> float:
     slot = spec.SlotSpec(
         instance=0,
         cpu=node.cpus[0],
-        name=name,
+        name=f"{name}-0",
         image=f"{name}:check",
         command=(PROGRAM,),
         memory_mb=settings.container_memory,

@@ -174,6 +174,27 @@ def secrets_in(env: Mapping[str, str], own: Iterable[str]) -> tuple[str, ...]:
     return tuple(value for value in (*(env.get(name) for name in own), *passwords) if value)
 
 
+def is_named(name: str, task: str, instance: str) -> bool:
+    """Whether a container's name is the one that an agent gives by these labels, whatever its node's id.
+
+    Labels alone tell nothing: whoever commits a container of ours to an image hands them on to every
+    container of that image.
+    """
+    return bool(task and instance) and _node_in(name, task, instance) is not None
+
+
+def _node_in(name: str, task: str, instance: str) -> str | None:
+    before, after = f"idm-{task}-", f"-{instance}"
+    if not (name.startswith(before) and name.endswith(after)):
+        return None
+    return name[len(before) : len(name) - len(after)] or None
+
+
+def is_scratch(name: str, owner: str, generation: str, instance: str) -> bool:
+    """Whether a volume's name is the one that the agent of this owner gives by these labels."""
+    return name == _scratch(owner, generation, instance)
+
+
 def is_allowed(image: str, patterns: tuple[str, ...] | None) -> bool:
     """Whether the owner lets this image run here."""
     return patterns is None or any(fnmatchcase(image, pattern) for pattern in patterns)
@@ -225,7 +246,7 @@ def _slot(
     return replace(spec, digest=_digest({"format": FORMAT, **decisive}))
 
 
-def _scratch(owner: str, key: str, instance: int) -> str:
+def _scratch(owner: str, key: str, instance: int | str) -> str:
     return f"idm-scratch-{_digest({'owner': owner, 'key': key})[:16]}-{instance}"
 
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from agent.machine import owner
+from agent.spec import GENERATION, OWNER
 from tests.integration.agent.conftest import Agent, docker, eventually, has_a_deaf_one
 from tests.integration.agent.fixed_hub import FixedHub, task
 
@@ -181,6 +183,32 @@ def test_a_hand_over_while_starting_finishes_the_calls_under_way(
     eventually(lambda: beats(hub, "Running"), "the next agent says Running")
     assert kept.items() <= agent.containers().items()
     assert agent.stop() == 0
+
+
+def test_a_container_of_an_image_committed_from_one_of_ours_is_left_alone(
+    hub: FixedHub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    """The image hands our labels on to every container of it; a volume may carry them too."""
+    hub.task = task("squares", images["worker"], stop_timeout=1)
+    agent = make_agent(hub.url).start()
+    ours = eventually(lambda: len(agent.containers()) == 2 and agent.containers(), "two containers")
+    committed, volume = f"committed-{agent.node_id}:1", f"my-{agent.node_id}"
+    docker("commit", next(iter(ours)), committed)
+    labels = [f"--label={OWNER}={owner(agent.config)}", f"--label={GENERATION}=other"]
+    docker("volume", "create", *labels, volume)
+    mine = docker("run", "-d", "--name", f"my-debugging-{agent.node_id}", committed)
+    try:
+        time.sleep(3)
+        hub.task = task("cubes", images["worker"], stop_timeout=1)
+        eventually(lambda: len(agent.containers()) == 2 and not set(ours) & set(agent.containers()), "cubes")
+        time.sleep(2)
+        assert agent.stop() == 0
+        assert docker("inspect", "--format", "{{.State.Status}}", mine) == "running"
+        assert docker("volume", "ls", "-q", "--filter", f"name={volume}") == volume
+    finally:
+        docker("rm", "-f", mine)
+        docker("rmi", committed)
+        docker("volume", "rm", volume, check=False)
 
 
 def test_a_foreign_container_with_our_name_is_left_alone_and_the_other_slots_run(

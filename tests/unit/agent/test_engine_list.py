@@ -1,0 +1,33 @@
+"""What of the engine's list is ours: labels and name together tell."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agent.engine_list import Row
+
+
+def row(name: str, task: str = "squares", instance: str = "1", owner: str = "us") -> Row:
+    return Row.of(json.dumps(["c1", name, "running", owner, task, instance]))
+
+
+@pytest.mark.parametrize(
+    "name", ["idm-squares-n1-1", "idm-squares-an-older-id-1", "other/x,idm-squares-n1-1"]
+)
+def test_labels_and_name_that_agree_make_a_container_ours(name: str) -> None:
+    assert row(name).is_of("us")
+    assert not row(name).is_of("them")
+
+
+@pytest.mark.parametrize(
+    "name", ["my-debugging", "idm-squares-n1-0", "idm-cubes-n1-1", "idm-squares--1", "idm-squares-1", ""]
+)
+def test_inherited_labels_alone_do_not(name: str) -> None:
+    assert not row(name).is_of("us")
+
+
+def test_a_container_without_all_labels_is_nobodys() -> None:
+    assert not row("idm--n1-1", task="").is_of("us")
+    assert not row("idm-squares-n1-", instance="").is_of("us")
