@@ -245,12 +245,17 @@ def _check(settings: Settings, found: Path) -> None:
     from agent import machine
 
     cpus = machine.usable_cpus()
-    token = (settings.token_warning,) if settings.token_warning else ()
     for warning in (
-        token + machine.misfits(settings, cpus) + machine.missing_mounts(settings) + machine.limit_warnings()
+        *_file_warnings(settings, found),
+        *(machine.misfits(settings, cpus) + machine.missing_mounts(settings) + machine.limit_warnings()),
     ):
         click.echo(f"gridnode: warning: {warning}", err=True)
     click.echo(f"{found}: good")
+
+
+def _file_warnings(settings: Settings, path: Path) -> list[str]:
+    """What both the check and a start say of the configuration file."""
+    return [text for text in (settings.token_warning, config.open_warning(path)) if text is not None]
 
 
 def _explain_missing(found: Path | None) -> None:
@@ -273,8 +278,8 @@ def _run(settings: Settings, path: Path) -> None:
     from gridcore import logs
 
     logs.configure(settings.log_format)
-    if settings.token_warning:
-        structlog.get_logger().warning(settings.token_warning)
+    for warning in _file_warnings(settings, path):
+        structlog.get_logger().warning(warning)
     # systemd's watchdog ends a hung agent with SIGABRT: where it hung then stands in the journal.
     if sys.stderr is not None:  # as mypy does not know: without a standard error there is none
         faulthandler.enable()

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import os
 import secrets
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,6 +121,26 @@ def load(model: type[M], path: Path, env: Mapping[str, str] = os.environ) -> M:
     except ValidationError as error:
         lines = [_line(path, model, dict(problem), given) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(lines)) from None
+
+
+def open_warning(path: Path) -> str | None:
+    """What to say of a file with secrets that everybody on this machine can read, or None. No error: it may
+    be in a directory that few may enter. It was loaded a moment ago."""
+    try:
+        mode = path.stat().st_mode
+        values = tomllib.loads(read_text(path))
+    except (OSError, ConfigError, tomllib.TOMLDecodeError):
+        return None
+    if not (stat.S_ISREG(mode) and mode & stat.S_IROTH and any(map(_is_secret, values, values.values()))):
+        return None
+    return f"everybody on this machine can read {path}, and it holds a secret; `chmod 600` it"
+
+
+def _is_secret(key: str, value: Any) -> bool:
+    """Whether this key of a file says what others must not know: a token, or a URL with a password in it."""
+    if isinstance(value, str) and "://" in value and "@" in value:
+        return True
+    return isinstance(value, str | list) and any(word in key for word in _SECRET_KEYS)
 
 
 def variable_of(key: str) -> str:

@@ -17,6 +17,13 @@ _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 _SEQUENCE, _VERSION, _UTC_TIME = 0x30, 0xA0, 0x17
 _MISMATCH = "KEY_VALUES_MISMATCH"
 
+WARN_BEFORE = 14 * 86_400.0
+"""Seconds before a certificate's end from which on it is warned about."""
+
+HAS_EXPIRED = "the certificate has expired: clients refuse it"
+ENDS_SOON = "the certificate ends soon; renew it, then reload the hub"
+KEY_IS_OPEN = "everybody on this machine can read the TLS key; `chmod 600` it"
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -26,6 +33,13 @@ class Pair:
     ends: datetime
     is_key_open: bool
     """Others than the file's owner and group can read the key."""
+
+    def ending(self, now: float) -> str | None:
+        """What to say of its end (`now`: seconds since the epoch), or None while that is far."""
+        left = self.ends.timestamp() - now
+        if left <= 0:
+            return HAS_EXPIRED
+        return ENDS_SOON if left < WARN_BEFORE else None
 
 
 def read_pair(certificate: Path, key: Path) -> Pair:

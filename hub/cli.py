@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -11,7 +13,7 @@ import structlog
 
 from gridcore import __version__, config, logs
 from gridcore.errors import ConfigError
-from hub.certificates import read_pair
+from hub.certificates import KEY_IS_OPEN, read_pair
 from hub.cli_backup import accept_loss, backup, restore
 from hub.cli_errors import plain_errors
 from hub.cli_notify import notify_test
@@ -58,13 +60,13 @@ def main(context: click.Context, config_path: Path | None, check: bool) -> None:
         path = _find(config_path)
         settings = config.load(HubSettings, path)
         if check:
-            if settings.tls_certificate is not None and settings.tls_key is not None:
-                read_pair(settings.tls_certificate, settings.tls_key)
-            if settings.database is not None and (warning := place_warning(settings.database)):
+            for warning in list(_warnings(settings, path)):  # an error is told alone
                 click.echo(f"warning: {warning}", err=True)
             click.echo(f"{path}: valid")
             return
         logs.configure(settings.log_format)
+        if open_file := config.open_warning(path):
+            structlog.get_logger().warning(open_file)
         from hub.serve import serve  # slow, and neither --check nor init needs it
 
         try:
@@ -84,6 +86,20 @@ def init(group_path: Path | None, config_path: Path | None) -> None:
         config.init_file(path, example(path))
         make_place(first_state(path).parent)
         click.echo(f"{path}: written. Give its token to nodes and operators, then start computehub.")
+
+
+def _warnings(settings: HubSettings, path: Path) -> Iterator[str]:
+    """What a start would warn of. Raises ConfigError where the certificate or its key cannot be used."""
+    if open_file := config.open_warning(path):
+        yield open_file
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        pair = read_pair(settings.tls_certificate, settings.tls_key)
+        if pair.is_key_open:
+            yield f"{KEY_IS_OPEN} ({settings.tls_key})"
+        if ending := pair.ending(time.time()):
+            yield f"{ending} ({settings.tls_certificate}, {pair.ends:%Y-%m-%d %H:%M} UTC)"
+    if settings.database is not None and (place := place_warning(settings.database)):
+        yield place
 
 
 def _find(explicit: Path | None) -> Path:

@@ -16,10 +16,7 @@ import structlog
 from hypercorn.config import Config
 
 from gridcore.errors import ConfigError
-from hub.certificates import Pair, read_pair
-
-WARN_BEFORE = 14 * 86_400.0
-"""Seconds before a certificate's end from which on it is warned about."""
+from hub.certificates import HAS_EXPIRED, KEY_IS_OPEN, Pair, read_pair
 
 LOOK_INTERVAL = 86_400.0
 """Seconds between two looks at when it ends."""
@@ -76,17 +73,15 @@ class Tls:
         if is_new:
             log.info("TLS", certificate=str(self._paths[0]), ends=_text(pair.ends))
         if pair.is_key_open:
-            log.warning(
-                "everybody on this machine can read the TLS key; `chmod 600` it", key=str(self._paths[1])
-            )
+            log.warning(KEY_IS_OPEN, key=str(self._paths[1]))
         self._warn(pair)
 
     def _warn(self, pair: Pair) -> None:
-        left = pair.ends.timestamp() - time.time()
-        if left <= 0:
-            log.error("the certificate has expired: clients refuse it", ended=_text(pair.ends))
-        elif left < WARN_BEFORE:
-            log.warning("the certificate ends soon; renew it, then reload the hub", ends=_text(pair.ends))
+        said = pair.ending(time.time())
+        if said == HAS_EXPIRED:
+            log.error(said, ended=_text(pair.ends))
+        elif said is not None:
+            log.warning(said, ends=_text(pair.ends))
 
 
 class TlsConfig(Config):

@@ -43,6 +43,7 @@ class HubProcess:
         self.config = directory / "computehub.toml"
         state = state or f"sqlite:///{self.database}"
         self.config.write_text(f'token = "{TOKEN}"\nbind = "127.0.0.1:{self.port}"\nstate = "{state}"\n')
+        self.config.chmod(0o600)
         self._log = directory / "hub.log"
         self._wrapper = wrapper
         self._is_fresh = fresh or bool(wrapper)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from gridcore.config import load
+from gridcore.config import load, open_warning
 from hub.settings import HubSettings, first_state
 from tests.integration.hub_process import TOKEN, HubProcess
 from tests.integration.many_hubs import eventually
@@ -355,6 +355,19 @@ def test_the_check_warns_of_a_state_that_cannot_be_opened_and_makes_nothing(tmp_
         assert checked.returncode == 0, "a service's directory is made when it starts"
         assert checked.stderr.startswith(f"warning: state: {state} cannot be opened: "), checked.stderr
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_check_and_a_start_warn_of_a_secret_that_everybody_can_read(hub: HubProcess) -> None:
+    told = f"everybody on this machine can read {hub.config}, and it holds a secret; `chmod 600` it"
+    assert computehub("--config", str(hub.config), "--check").stderr == ""
+    hub.config.chmod(0o644)
+    assert computehub("--config", str(hub.config), "--check").stderr == f"warning: {told}\n"
+    hub.start()
+    assert hub.log.count(told) == 1
+    hub.config.write_text("node_token_days = 3\n")
+    assert open_warning(hub.config) is None, "there is none in it"
+    hub.config.write_text('state = "redis://:password@hub:6379/0"\n')
+    assert open_warning(hub.config) is not None
 
 
 def test_the_environment_can_name_the_file_and_override_its_keys(hub: HubProcess) -> None:

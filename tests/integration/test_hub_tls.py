@@ -280,6 +280,14 @@ def _half(hub: TlsHub) -> str:
     return f"{hub.config}: tls_key: missing, and tls_certificate is given"
 
 
+def test_the_check_warns_of_a_key_that_everybody_can_read(hub: TlsHub) -> None:
+    hub.shown.key.chmod(0o644)
+    told = "everybody on this machine can read the TLS key"
+    assert told in hub.command("--check").stderr
+    hub.shown.key.chmod(0o600)
+    assert told not in hub.command("--check").stderr
+
+
 @pytest.mark.parametrize(
     "spoil", [_missing, _no_certificate, _garbage, _no_key, _other_key, _encrypted, _unreadable, _half]
 )

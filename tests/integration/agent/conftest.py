@@ -384,6 +384,7 @@ class Hub:
             f'bind = "127.0.0.1:{self.port}"\ntoken = "{TOKEN}"\nstate = "sqlite:///{self.database}"\n'
             + "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
         )
+        self.config.chmod(0o600)
         self.log = directory / "hub.log"
         self.process: Process | None = None
 

@@ -209,6 +209,15 @@ def test_init_says_what_is_left_to_write(tmp_path: Path) -> None:
         assert (done.returncode, left in done.stdout) == (0, True), done.stdout
 
 
+def test_the_check_warns_of_a_token_that_everybody_can_read(tmp_path: Path) -> None:
+    path = tmp_path / "gridnode.toml"
+    told = f"gridnode: warning: everybody on this machine can read {path}, and it holds a secret"
+    assert run("init", "--config", str(path), "--join-token-file", "-", stdin="j0in-token").returncode == 0
+    assert told not in run("--config", str(path), "--check").stderr
+    path.chmod(0o644)
+    assert told in run("--config", str(path), "--check").stderr
+
+
 @pytest.mark.parametrize("server", ["10.213.160.11:8080", "hub", "ftp://hub", "http://", "http://hub:no", ""])
 def test_init_writes_nothing_for_a_server_that_is_no_address(tmp_path: Path, server: str) -> None:
     path = tmp_path / "gridnode.toml"
@@ -262,6 +271,7 @@ def test_a_ca_file_without_tls_is_a_warning(tmp_path: Path) -> None:
     subprocess.run([*request, *more], check=True, capture_output=True)
     path = tmp_path / "gridnode.toml"
     path.write_text(f'{GOOD}ca_file = "{ca}"\n')
+    path.chmod(0o600)
     plain = run("--config", str(path), "--check")
     assert (plain.returncode, plain.stdout) == (0, f"{path}: good\n")
     assert "gridnode: warning: ca_file: counts for https:// only" in plain.stderr
