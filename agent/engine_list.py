@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,11 +16,14 @@ SEEN = (
     '{"id":{{json .Id}},"name":{{json .Name}},"status":{{json .State.Status}},'
     '"exit":{{json .State.ExitCode}},"oom":{{json .State.OOMKilled}},"error":{{json .State.Error}},'
     '"started":{{json .State.StartedAt}},"finished":{{json .State.FinishedAt}},'
-    '"labels":{{json .Config.Labels}},"env":{{json .Config.Env}},'
-    '"image":{{json .Config.Image}},"cpus":{{json .HostConfig.CpusetCpus}},'
+    '"signal":{{json (index .Config "StopSignal")}},"labels":{{json .Config.Labels}},'
+    '"env":{{json .Config.Env}},"image":{{json .Config.Image}},"cpus":{{json .HostConfig.CpusetCpus}},'
     '"memory":{{json .HostConfig.Memory}},"mounts":{{json .Mounts}}}'
 )
-"""One line of JSON a container: a whole inspection has ten times as much, in the client and then here."""
+"""One line of JSON a container: a whole inspection has ten times as much, in the client and then here.
+
+By `index`, since the engine leaves out a signal that no image names.
+"""
 
 ROW = (
     "[{{json .ID}},{{json .Names}},{{json .State}},"
@@ -27,6 +31,7 @@ ROW = (
     + "]"
 )
 """One line of JSON a container, in a list. A label's text is anybody's: quoted, it stays one value."""
+_SIGNAL = re.compile(r"(?:SIG)?[A-Z][A-Z0-9]{1,9}(?:[+-][0-9]{1,2})?|[1-9][0-9]?")
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ def frozen(seen: Mapping[str, Any]) -> Container:
         error=seen["error"] or None,
         memory_mb=(seen["memory"] or 0) // 2**20,
         stop_timeout=_float(labels.get(spec.STOP_TIMEOUT), 30.0),
+        stop_signal=_signal(seen["signal"]),
         started=_seconds(seen["started"]),
         finished=_seconds(seen["finished"]),
         image=seen["image"] or "",
@@ -88,6 +94,11 @@ def frozen(seen: Mapping[str, Any]) -> Container:
             (labels.get(spec.SECRET_ENV) or "").split(","),
         ),
     )
+
+
+def _signal(text: str | None) -> str:
+    """The image's own signal; TERM where it names none, or nothing that is one."""
+    return text.removeprefix("SIG") if text and _SIGNAL.fullmatch(text) else "TERM"
 
 
 def _int(text: str | None) -> int | None:

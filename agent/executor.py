@@ -177,8 +177,15 @@ class Executor:
 
     async def _terminate(self, containers: tuple[Container, ...]) -> None:
         log.info("stopping", containers=[c.name for c in containers])
+        by_signal: dict[str, list[Container]] = {}
+        for c in containers:
+            by_signal.setdefault(c.stop_signal, []).append(c)
         try:
-            await self._engine.signal(containers, "TERM")
+            calls = (self._engine.signal(some, signal) for signal, some in by_signal.items())
+            failed = [e for e in await asyncio.gather(*calls, return_exceptions=True) if e is not None]
+            if failed:
+                unanswered = [e for e in failed if isinstance(e, EngineTimeout | EngineUnreachable)]
+                raise (unanswered or failed)[0]
         except (EngineTimeout, EngineUnreachable):
             for c in containers:  # they may not have heard it: once more at the next look
                 self.deadlines.pop(c.id, None)

@@ -41,6 +41,8 @@ class Container:
     error: str | None = None
     memory_mb: int = 0
     stop_timeout: float = 30.0
+    stop_signal: str = "TERM"
+    """What its image wants to be stopped by."""
     started: float = 0.0
     finished: float = 0.0
     image: str = ""
@@ -96,7 +98,7 @@ class Thaw:
 
 @dataclass(frozen=True)
 class Terminate:
-    """SIGTERM; each container then has its own time until SIGKILL."""
+    """SIGTERM, or what the image names in its place; each container then has its own time until SIGKILL."""
 
     containers: tuple[Container, ...]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -284,3 +286,25 @@ def test_no_child_process_stays_beside_the_agent(
     quiet = [eventually(lambda: children() == "", "no child is left", 10) for _ in range(3)]
     assert all(quiet)
     assert agent.stop() == 0
+
+
+def test_an_image_is_stopped_by_the_signal_that_it_names(
+    hub: FixedHub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    agent = make_agent(hub.url)
+    image = f"by-int-{agent.node_id}:1"
+    recipe = f"FROM {images['worker']}\nSTOPSIGNAL SIGINT\n".encode()
+    classic = os.environ | {"DOCKER_BUILDKIT": "0"}  # which needs no plugin
+    subprocess.run(["docker", "build", "-q", "-t", image, "-"], input=recipe, env=classic, check=True)
+    script = "trap 'exit 0' INT; trap '' TERM; echo deaf; while :; do sleep 0.1; done"
+    hub.task = task("by-int", image, command=["sh", "-c", script], stop_timeout=25)
+    try:
+        agent.start()
+        eventually(lambda: len(agent.containers()) == 2, "two containers run")
+        eventually(lambda: all(docker("logs", c) == "deaf" for c in agent.containers()), "they listen")
+        began = time.monotonic()
+        assert agent.stop() == 0
+        assert time.monotonic() - began < 15
+        assert "killing" not in agent.output()
+    finally:
+        docker("rmi", "-f", image)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from agent.engine_list import Row
+from agent.engine_list import Row, _signal
 
 
 def row(name: str, task: str = "squares", instance: str = "1", owner: str = "us") -> Row:
@@ -31,3 +31,20 @@ def test_inherited_labels_alone_do_not(name: str) -> None:
 def test_a_container_without_all_labels_is_nobodys() -> None:
     assert not row("idm--n1-1", task="").is_of("us")
     assert not row("idm-squares-n1-", instance="").is_of("us")
+
+
+@pytest.mark.parametrize(
+    ("named", "sent"),
+    [
+        ("SIGINT", "INT"),
+        ("QUIT", "QUIT"),
+        ("SIGRTMIN+3", "RTMIN+3"),
+        ("2", "2"),
+        ("", "TERM"),
+        (None, "TERM"),
+        ("--help", "TERM"),
+        ("INT; rm", "TERM"),
+    ],
+)
+def test_a_container_is_stopped_by_what_its_image_names(named: str | None, sent: str) -> None:
+    assert _signal(named) == sent
