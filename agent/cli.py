@@ -23,7 +23,7 @@ from gridcore.errors import EXIT_CONFIG, ConfigError, GridCoreError
 ANY_SERVER = "http://192.168.1.100:8080"
 """What a first file names until somebody writes the hub's address."""
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 CONFIG_OPTION = click.option(
     "--config",
@@ -37,7 +37,8 @@ CONFIG_OPTION = click.option(
 @click.group(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Signals: TERM and INT stop gracefully (a second one hastens); USR1 hands over to the next agent.",
+    epilog="Signals: TERM, INT and HUP (a closed terminal, but not under nohup) stop gracefully, "
+    "a second one hastens; USR1 hands over to the next agent.",
 )
 @CONFIG_OPTION
 @click.option("--check", is_flag=True, help="Say whether the file is good, and exit; `check` does more.")

@@ -1,8 +1,9 @@
 """One agent process: its parts put together, its signals, and how it ends.
 
-SIGTERM and SIGINT stop: containers gracefully ended and removed, deregistered, exit 0; a second signal
-hastens. SIGUSR1 hands over: the calls under way are finished, no container is touched, exit 75, and the next
-agent adopts what runs. A stop told by the hub is a stop like any other.
+SIGTERM, SIGINT and SIGHUP stop: containers gracefully ended and removed, deregistered, exit 0; a second
+signal hastens. SIGHUP tells that the terminal was closed; ignored at the start (nohup), it stays ignored.
+SIGUSR1 hands over: the calls under way are finished, no container is touched, exit 75, and the next agent
+adopts what runs. A stop told by the hub is a stop like any other.
 """
 
 from __future__ import annotations
@@ -261,10 +262,15 @@ class Service:
 
     def _on_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        stops = [signal.SIGTERM, signal.SIGINT]
+        if (
+            signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        ):  # nohup: whoever started it wants it to stay
+            stops.append(signal.SIGHUP)
+        for number in stops:
             loop.add_signal_handler(number, self._on_stop_signal, number)
         loop.add_signal_handler(signal.SIGUSR1, self._on_hand_over)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*stops, signal.SIGHUP, signal.SIGUSR1))
 
     def _on_stop_signal(self, number: signal.Signals) -> None:
         self._signals += 1

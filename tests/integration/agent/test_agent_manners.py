@@ -113,6 +113,27 @@ def test_a_hub_that_is_not_well_interrupts_nothing_and_is_found_again(
     assert [agent.wait() for agent in agents.values()] == [0] * len(agents)
 
 
+def test_a_closed_terminal_stops_the_agent_like_any_stop_but_not_under_nohup(
+    make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    hub = make_hub()
+    hub.task = task("squares", images["worker"])
+    agent, kept = make_agent(hub.url, parallelism=1).start(), make_agent(hub.url, parallelism=1, fresh=True)
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which is all that nohup does about it
+    try:
+        kept.start()
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+    eventually(lambda: agent.containers() and kept.containers(), "both run a container")
+    for one in (agent, kept):
+        one.signal(signal.SIGHUP)
+    assert agent.wait() == 0
+    assert agent.containers(running=False) == {}
+    time.sleep(1)
+    assert kept.containers()
+    assert kept.stop() == 0
+
+
 def test_gpus_are_given_out_to_containers_and_where_docker_refuses_that_is_told(
     make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent, tmp_path: Path
 ) -> None:
