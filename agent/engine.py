@@ -40,6 +40,12 @@ DEADLINE = 60
 """Seconds for every call but a pull."""
 TAILS_AT_ONCE = 4
 """Ends of logs: 64 containers may end together, and each end is up to 64 KiB on its way here."""
+NOT_FOR_DOCKER = ("DOCKER_DEFAULT_PLATFORM", "DOCKER_CONTENT_TRUST", "DOCKER_API_VERSION")
+"""Variables of a person's shell that can make every start fail.
+
+The agent decides the platform, tasks name images without asking who signed them, and client and engine agree
+on a version by themselves. Where the engine is (`DOCKER_HOST` and others) stays the machine's to say.
+"""
 AT_NAME = (
     '{"status":{{json .State.Status}},"owner":{{json (index .Config.Labels "'
     + spec.OWNER
@@ -303,7 +309,8 @@ def _bounded(seconds: int) -> list[str]:
     By SIGKILL, since `docker run` passes any other signal on to the container that it is just starting.
     """
     with_parent = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-    return [*with_parent, "timeout", "--signal", "KILL", str(seconds), *with_parent, "docker"]
+    without = ["env", *(f"--unset={name}" for name in NOT_FOR_DOCKER)]
+    return [*with_parent, "timeout", "--signal", "KILL", str(seconds), *with_parent, *without, "docker"]
 
 
 def _nobody() -> AbstractAsyncContextManager[None]:

@@ -308,3 +308,16 @@ def test_an_image_is_stopped_by_the_signal_that_it_names(
         assert "killing" not in agent.output()
     finally:
         docker("rmi", "-f", image)
+
+
+def test_variables_of_a_persons_shell_for_docker_do_not_hinder_containers(
+    hub: FixedHub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    docker("rmi", "-f", images["worker"])  # pulling obeys them too
+    hub.task = task("squares", images["worker"])
+    agent = make_agent(hub.url).start(
+        DOCKER_DEFAULT_PLATFORM="linux/s390x", DOCKER_CONTENT_TRUST="1", DOCKER_API_VERSION="1.12"
+    )
+    eventually(lambda: len(agent.containers()) == 2, "two containers run")
+    assert errors(hub) == []
+    assert agent.stop() == 0
