@@ -485,6 +485,20 @@ def test_a_node_is_found_by_its_name_in_the_inventory_and_forgotten_for_good(
     )
 
 
+def test_who_may_not_have_a_node_forgotten_is_told_before_anything_is_changed(
+    switched: HubProcess, tmp_path: Path
+) -> None:
+    made = switched.post("/api/tokens", {"role": "operator", "ttl": 3600, "name": "bob"}).json
+    operator = Operator(switched, tmp_path, gridcore_operator_token=made["token"])
+    with Node(switched, "staying"):
+        said = operator.play("node_forget", fails=True, node="staying")
+        assert "a token of the role admin" in said
+        assert changed(said) == 0
+        assert switched.get("/api/nodes/staying").json["status"] == "Online"
+        both = Operator(switched, tmp_path, gridcore_operator_token=made["token"], gridcore_token=TOKEN)
+        assert both.changes("node_forget", node="staying") == 2
+
+
 @pytest.fixture
 def switched(tmp_path: Path) -> Iterator[HubProcess]:
     """A hub of one's own with the tasks `first` (current), `second` and `third`."""

@@ -388,3 +388,8 @@ async def test_a_record_that_nobody_revoked_but_lost_its_key_shows_as_revoked(hu
     await hub.store.run(Operation(drop))
     listed = json.loads((await hub.ask("GET", "/api/tokens", TOKEN)).body)
     assert [(view["name"], view["status"]) for view in listed] == [("wall", "revoked")]
+
+
+def test_whoever_lists_tokens_and_nobody_else_may_have_a_node_forgotten() -> None:
+    """The playbook node_forget asks for the one before it does what belongs to the other."""
+    assert RIGHTS["GET", "/api/tokens"] == RIGHTS["DELETE", "/api/nodes/{}"]
