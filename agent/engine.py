@@ -68,6 +68,8 @@ class Engine:
         deadline: int = DEADLINE,
     ) -> None:
         self.api = EngineApi()
+        self.others: tuple[Row, ...] = ()
+        """Containers of other agents at the last look."""
         self._owner = owner
         self._platform = platform
         self._deadline = deadline
@@ -188,11 +190,13 @@ class Engine:
     def _list(self) -> tuple[Container, ...]:
         # Not the library's list: its attributes inspect one container a call, and all of each.
         docker = [*self._docker.client_config.docker_cmd, "container"]
-        ours = ["--filter", f"label={spec.OWNER}={self._owner}", "--format", ROW]
+        labelled = ["--filter", f"label={spec.OWNER}", "--format", ROW]
         quiet, began = self.api.quiet_since(self._looked), time.monotonic()
         for attempt in (1, 2):
-            lines = str(run([*docker, "ls", "-a", "--no-trunc", *ours])).splitlines()
-            rows = [row for row in map(Row.of, lines) if row.is_of(self._owner)]
+            lines = str(run([*docker, "ls", "-a", "--no-trunc", *labelled])).splitlines()
+            listed = [row for row in map(Row.of, lines) if row.is_of(row.owner)]
+            rows = [row for row in listed if row.owner == self._owner]
+            self.others = tuple(row for row in listed if row.owner != self._owner)
             # Idle, nothing needs a second look. After an event all do: a list lags behind it, and shows what
             # has just ended as running.
             known = {row.id: self._seen[row.id] for row in rows if quiet and is_unchanged(row, self._seen)}
@@ -244,7 +248,10 @@ class Engine:
         with suppress(DockerException):  # there is none
             found = json.loads(str(run([*docker, slot.name])))
             is_ours = (found["owner"], found["spec"]) == (self._owner, slot.digest)
-            return engine_errors.Stage.START if is_ours else engine_errors.Stage.NAME
+            if is_ours:
+                return engine_errors.Stage.START
+            is_twins = found["owner"] and found["owner"] != self._owner
+            return engine_errors.Stage.TWIN if is_twins else engine_errors.Stage.NAME
         try:
             image = self._docker.image.inspect(slot.image)
         except NoSuchImage:

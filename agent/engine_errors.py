@@ -23,6 +23,7 @@ class Stage(Enum):
     """How far a start came, as the engine shows it afterwards."""
 
     NAME = "a container that is not ours has the name"
+    TWIN = "a container of another gridnode has the name"
     IMAGE = "the image is not there"
     COMMAND = "neither the image nor the task names a command"
     CREATE = "no container was made"
@@ -135,6 +136,12 @@ def not_started(exit_code: int, stderr: str, doing: str, stage: Stage, advice: s
             return EngineError("no-image", f"{doing}: the image is not there any more; it is fetched again")
         case Stage.NAME:
             hint = "a container that is not ours has this name; remove or rename it"
+            return EngineError("name-taken", f"{doing}: {_essence(stderr)} ({hint})")
+        case Stage.TWIN:
+            hint = (
+                "a container of another gridnode has this name: give each agent a node_id of its own, "
+                "or remove it where its agent is gone"
+            )
             return EngineError("name-taken", f"{doing}: {_essence(stderr)} ({hint})")
         case Stage.COMMAND:
             return EngineError("no-command", f"{doing}: {stage.value}; set the task's `command`")

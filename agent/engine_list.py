@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -33,6 +33,9 @@ ROW = (
 """One line of JSON a container, in a list. A label's text is anybody's: quoted, it stays one value."""
 _SIGNAL = re.compile(r"(?:SIG)?[A-Z][A-Z0-9]{1,9}(?:[+-][0-9]{1,2})?|[1-9][0-9]?")
 
+TWINS_NAMED = 8
+"""Names of containers in a warning, at most."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -55,6 +58,19 @@ class Row:
     def is_of(self, owner: str) -> bool:
         """Whether it is a container of ours: its labels say so, and its name agrees with them."""
         return self.owner == owner and spec.is_named(self.name, self.task, self.instance)
+
+
+def twin_warning(others: Iterable[Row], node_id: str | None) -> tuple[str, ...]:
+    """What to say of containers that carry this node's id and another agent's label: one line, or none."""
+    names = sorted(row.name for row in others if spec.node_in(row.name, row.task, row.instance) == node_id)
+    if node_id is None or not names:
+        return ()
+    listed = " ".join(names[:TWINS_NAMED]) + (" …" if len(names) > TWINS_NAMED else "")
+    return (
+        f"containers here ({len(names)}) belong to another gridnode with this node_id, or to this one before "
+        f"its gridnode.toml was moved; they are left alone. Where no such gridnode runs, end them with: "
+        f"docker rm -f {listed}",
+    )
 
 
 def is_unchanged(row: Row, known: Mapping[str, Container]) -> bool:

@@ -52,7 +52,7 @@ class Reconciler:
         board: Board,
         accounts: Accounts,
         make_images: Callable[[Callable[[], None]], Images],
-        warnings: tuple[str, ...] = (),
+        warnings: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self._engine = engine
         self._board = board
@@ -262,7 +262,7 @@ class Reconciler:
             self._engine_error,
             held=self._permit.freeze if self._frozen else None,
             paused=self._permit.paused,
-            warnings=self._warnings,
+            warnings=self._warnings(),
             last=self._accounts.last,
         )
         if self._board.show(report):

@@ -26,6 +26,7 @@ from agent.control import Control
 from agent.disk import DiskWatch
 from agent.engine import Engine
 from agent.engine_events import listen
+from agent.engine_list import twin_warning
 from agent.errors import EngineError
 from agent.hub_link import HubLink
 from agent.image_cleanup import PulledImages
@@ -118,7 +119,7 @@ class Service:
             self._board,
             self._accounts,
             lambda wake: self._make_images(random, wake),
-            self._facts.warnings,
+            self._warnings,
         )
         self._owner = Owner(
             settings, self._state, lambda: len(self._reconciler.running), self._reconciler.set_permit
@@ -213,6 +214,9 @@ class Service:
             on_prefetch=self._reconciler.images.fetch_ahead,
             read_log=lambda order: container_logs.read(order, self._engine, self._runs),
         )
+
+    def _warnings(self) -> tuple[str, ...]:
+        return (*self._facts.warnings, *twin_warning(self._engine.others, self._link.node_id))
 
     def _status(self) -> dict[str, Any]:
         """What `gridnode status` shows."""

@@ -180,10 +180,11 @@ def is_named(name: str, task: str, instance: str) -> bool:
     Labels alone tell nothing: whoever commits a container of ours to an image hands them on to every
     container of that image.
     """
-    return bool(task and instance) and _node_in(name, task, instance) is not None
+    return bool(task and instance) and node_in(name, task, instance) is not None
 
 
-def _node_in(name: str, task: str, instance: str) -> str | None:
+def node_in(name: str, task: str, instance: str) -> str | None:
+    """The node's id in a container's name; None where the labels do not agree with that."""
     before, after = f"idm-{task}-", f"-{instance}"
     if not (name.startswith(before) and name.endswith(after)):
         return None

@@ -321,3 +321,27 @@ def test_variables_of_a_persons_shell_for_docker_do_not_hinder_containers(
     eventually(lambda: len(agent.containers()) == 2, "two containers run")
     assert errors(hub) == []
     assert agent.stop() == 0
+
+
+def test_containers_of_another_agent_with_this_node_id_are_told_and_left_alone(
+    hub: FixedHub, images: dict[str, str], make_agent: MakeAgent
+) -> None:
+    """A configuration was moved, or copied: the owner label is another one."""
+    hub.task = task("squares", images["worker"], stop_timeout=1)
+    first = make_agent(hub.url).start()
+    theirs = eventually(lambda: len(first.containers()) == 2 and first.containers(), "two containers")
+    first.kill()
+    second = make_agent(hub.url)
+    second.set(node_id=first.node_id)
+    second.start()
+    name = min(theirs.values())
+
+    def told() -> bool:
+        bodies = [b.body for b in hub.calls("/gridnode/heartbeat")]
+        return any(name in warning for body in bodies for warning in body.get("warnings", []))
+
+    eventually(told, "a warning names them")
+    eventually(lambda: any("another gridnode" in e["message"] for e in errors(hub)), "the conflict is told")
+    assert f"docker rm -f {name}" in second.ask("status")
+    assert second.stop() == 0
+    assert first.containers() == theirs

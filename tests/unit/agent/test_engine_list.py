@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from agent.engine_list import Row, _signal
+from agent.engine_list import TWINS_NAMED, Row, _signal, twin_warning
 
 
 def row(name: str, task: str = "squares", instance: str = "1", owner: str = "us") -> Row:
@@ -48,3 +48,17 @@ def test_a_container_without_all_labels_is_nobodys() -> None:
 )
 def test_a_container_is_stopped_by_what_its_image_names(named: str | None, sent: str) -> None:
     assert _signal(named) == sent
+
+
+def test_another_agents_containers_are_told_of_where_they_carry_this_nodes_id() -> None:
+    others = [row("idm-squares-n1-1", owner="them"), row("idm-squares-n2-1", owner="them")]
+    (told,) = twin_warning(others, "n1")
+    assert told.endswith("docker rm -f idm-squares-n1-1")
+    assert twin_warning(others, "n3") == twin_warning(others, None) == twin_warning([], "n1") == ()
+
+
+def test_a_warning_names_some_of_many() -> None:
+    many = [row(f"idm-squares-n1-{i}", instance=str(i), owner="them") for i in range(TWINS_NAMED + 1)]
+    (told,) = twin_warning(many, "n1")
+    assert told.count("idm-squares") == TWINS_NAMED
+    assert told.endswith("…")
