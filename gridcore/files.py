@@ -40,6 +40,23 @@ def is_there(path: Path) -> bool:
     return True
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process has a `FileLock` on what is there. Raises OSError.
+
+    Not to be asked by whoever has it open as a database: see there.
+    """
+    if resolve(path) in _held:
+        return False
+    handle = os.open(resolve(path), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 class FileLock:
     """Keeps others from a file or directory until `close`, or the end of the process.
 

@@ -33,6 +33,7 @@ from hub.journal_sqlite import (
 from hub.registry import Node
 from hub.sqlite_events import read_events
 from hub.state import EVERYONE, Change, Moment, Operation, Outcome, View
+from hub.state_file import refuse_torn
 from hub.store import Store
 from hub.tasklist import TaskList
 
@@ -71,12 +72,14 @@ def read_database(path: Path) -> Contents:
 
     Raises:
         ConfigError: it is not there, is no hub's, or of another version, or has a second name.
+        StateLost: a hub runs on it, and what that wrote last is gone.
         OSError: it cannot be read.
         sqlite3.Error, ValueError, KeyError, TypeError: it is damaged.
     """
     if not is_there(path):
         raise ConfigError(f"state: {path}: there is no such file")
     refuse_second_name(path)
+    refuse_torn(path)
     with _opened(resolve(path)) as database:
         (application,) = database.execute("PRAGMA application_id").fetchone()
         (version,) = database.execute("PRAGMA user_version").fetchone()

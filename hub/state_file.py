@@ -11,7 +11,7 @@ import structlog
 
 from gridcore.condition import Condition
 from gridcore.errors import ConfigError
-from gridcore.files import is_there, resolve
+from gridcore.files import is_locked, is_there, resolve
 from hub.errors import StateLost, StoreUnavailable
 
 log = structlog.get_logger()
@@ -49,14 +49,18 @@ def place_warning(file: Path) -> str | None:
     return None if is_usable else f"state: {file} cannot be opened: {why}; as it is, the hub would not start"
 
 
+WRITTEN_LAST = ("-wal", "-shm")
+"""What SQLite has beside the file while it is open. Its last changes are in these alone."""
+
+
 class StateFile:
-    """One file, from `opened` on."""
+    """One file and what is beside it, from `opened` on."""
 
     def __init__(self, path: Path, *, begins: bool = True) -> None:
         """`begins`: a hub begins with it; whoever fills it with a state tells nobody that it was empty."""
         self._path = path
         self._begins = begins
-        self._identity: tuple[int, int] | None = None
+        self._identity: list[tuple[int, int]] | None = None
         self._trouble = Condition(
             "the state cannot be written",
             "the state can be written again",
@@ -65,7 +69,7 @@ class StateFile:
         )
 
     def opened(self, *, is_new: bool = False) -> None:
-        """It is open now; `is_new`: nothing was in it. Raises OSError."""
+        """It is open now, and was read from; `is_new`: nothing was in it. Raises OSError."""
         self._identity = self._look()
         if is_new and self._begins:  # a first start, or a file that was emptied or is not where it was
             log.warning(
@@ -94,11 +98,30 @@ class StateFile:
             found = None
         if found is None or found != self._identity:
             raise StateLost(
-                f"{self._path} was removed, emptied or replaced while the hub runs",
+                f"{self._path}, or what SQLite keeps beside it ({', '.join(WRITTEN_LAST)}), was removed, "
+                "emptied or replaced while the hub runs",
                 "The hub goes by what it knows, and keeps no change any more. Stop it, put the file or a "
                 "backup (`computehub restore`) in its place, and start it again",
             )
 
-    def _look(self) -> tuple[int, int] | None:
-        found = self._path.stat()
-        return (found.st_dev, found.st_ino) if found.st_size else None
+    def _look(self) -> list[tuple[int, int]] | None:
+        files = [self._path, *beside(self._path)]
+        found = [file.stat() for file in files]
+        return [(each.st_dev, each.st_ino) for each in found] if found[0].st_size else None
+
+
+def beside(path: Path) -> list[Path]:
+    """What SQLite has beside an open file, whatever links lead to it."""
+    file = resolve(path)
+    return [file.with_name(file.name + end) for end in WRITTEN_LAST]
+
+
+def refuse_torn(path: Path) -> None:
+    """Raises StateLost where a hub has the file open, and what it wrote last is not beside it any more."""
+    log, _ = beside(path)
+    if not log.exists() and is_locked(path):
+        raise StateLost(
+            f"{log} was removed while the hub runs",
+            f"What stands in {path.name} is older than what the hub knows. Stop the hub: it writes all "
+            "of it there",
+        )

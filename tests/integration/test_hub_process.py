@@ -414,6 +414,34 @@ def test_a_hub_says_when_it_begins_with_nothing_so_that_an_emptied_file_is_seen(
     assert hub.log.count(told) == 2
 
 
+@pytest.mark.parametrize("gone", [("-wal",), ("-shm",), ("-wal", "-shm")])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_what_is_kept_beside_the_file_is_missed_before_a_change_is_acknowledged(
+    hub: HubProcess, gone: tuple[str, ...], is_replaced: bool, tmp_path: Path
+) -> None:
+    hub.start()
+    assert hub.post("/api/tasks", {"name": "kept", "image": "x:1"}).status == 201
+    for end in gone:
+        file = hub.database.with_name(hub.database.name + end)
+        copy = file.read_bytes()
+        file.unlink()
+        if is_replaced:
+            (tmp_path / "other").write_bytes(copy)
+            (tmp_path / "other").rename(file)
+    refused = hub.post("/api/tasks", {"name": "lost", "image": "x:1"})
+    assert refused.status == 503
+    assert refused.json["type"].endswith("state-lost")
+    assert hub.get("/api/tasks").json["pending"] == ["kept"]
+    if "-wal" in gone and not is_replaced:
+        saved = hub.command("backup", str(tmp_path / "backup"))
+        assert saved.returncode == 1
+        assert "was removed while the hub runs" in saved.stderr
+        assert not (tmp_path / "backup").exists()
+        assert hub.stop() == 0
+        hub.start()
+        assert hub.get("/api/tasks").json["pending"] == ["kept"]
+
+
 def test_a_log_on_a_full_disk_ends_no_hub(hub: HubProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "_log", Path("/dev/full"))
     hub.spawn()
