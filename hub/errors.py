@@ -340,10 +340,17 @@ class StateLost(StoreUnavailable):
 
 
 class StoreFull(StoreUnavailable):
-    """There is no room for what was to be kept. What needs none is done all the same."""
+    """There is no room for what was to be kept: the first text says where, the second what to do."""
 
     retry_after = 30
     """Seconds: it takes a person."""
+
+    def __init__(self, why: str, do: str) -> None:
+        super().__init__(why, do)
+        self.why, self.do = why, do
+
+    def __str__(self) -> str:
+        return self.why
 
 
 class OutcomeUnknown(StoreUnavailable):

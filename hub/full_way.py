@@ -23,6 +23,10 @@ from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import ConnectionState
 
+SOON = 0.3
+"""Seconds in which a GET is answered to a client that sends no more: what takes longer waits for something,
+and is for nobody if the client is gone. What may change something is answered however long it takes."""
+
 log = structlog.get_logger()
 
 
@@ -175,11 +179,23 @@ class _Visit:
                     await self._protocol.handle(RawData(b""))  # the end, for h11
                     if not self.is_asked:
                         self._connection.close()
+                    elif self._only_reads:
+                        asyncio.get_running_loop().call_later(SOON, self._give_up)
         except Exception:  # as for any connection: it costs itself alone
             log.exception("a connection failed")
             self._connection.close()
         finally:
             await self._protocol.handle(Closed())
+
+    @property
+    def _only_reads(self) -> bool:
+        """Whether what is asked changes nothing."""
+        scope = getattr(getattr(self._protocol.protocol, "stream", None), "scope", None) or {}
+        return scope.get("method") in ("GET", "HEAD")
+
+    def _give_up(self) -> None:
+        if not self._reading.done():  # the connection is with this visit still
+            self._connection.close()
 
     async def _send(self, event: Event) -> None:
         """What Hypercorn has to say: bytes, whether a request is under way, that the connection is to end."""

@@ -205,8 +205,11 @@ class SqliteJournal:
         except sqlite3.Error as error:
             if database.in_transaction:
                 database.execute("ROLLBACK")
-            is_full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
-            raise (StoreFull if is_full else StoreUnavailable)(f"{self._path}: {error}") from error
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+                # Whatever is asked: what is removed is written down, too, before it makes room.
+                do = "Make room on the disk of that file: nothing else is done till then, not even DELETE"
+                raise StoreFull(f"{self._path}: {error}", do) from error
+            raise StoreUnavailable(f"{self._path}: {error}") from error
         return result
 
     def _write(self, database: sqlite3.Connection, change: Change) -> None:

@@ -109,8 +109,7 @@ def store_problem(error: StoreUnavailable) -> Response:
             503,
             "store-full",
             "There is no room for it",
-            f"Nothing has changed: {error}. What needs no more room is done all the same: remove tasks or "
-            "nodes that nobody needs (DELETE), or make room, then send the request again.",
+            f"Nothing has changed: {error.why}. {error.do}, then send the request again.",
         )
     elif isinstance(error, OutcomeUnknown):
         response = problem(

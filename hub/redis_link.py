@@ -60,6 +60,12 @@ REFUSALS = ("MISCONF ", "NOREPLICAS ", "BUSY ")
 
 SCRIPTS = (OPEN, FOUND, REFUSE, BEGIN, READ, WRITE, WRITE_ANYWAY, TOUCH, SWEEP, ASK, ANSWER)
 
+MAKE_ROOM = (
+    "What needs no more room is done all the same: remove tasks or nodes that nobody needs (DELETE), "
+    "or make room"
+)
+"""For a Redis that is full: DELETE is done there (`redis_script.py`)."""
+
 Command = tuple[Any, ...]
 Redis = Connection | SSLConnection
 
@@ -165,7 +171,7 @@ class RedisLink:
         why = reason_of(error)
         if isinstance(error, exceptions.OutOfMemoryError):
             self.conditions.is_full()
-            raise StoreFull("the state's Redis has no memory left")
+            raise StoreFull("the state's Redis has no memory left", MAKE_ROOM)
         if isinstance(error, OVER):
             self.lose(StoreAway(f"Redis is away: {why}"))
         elif self._is_up:

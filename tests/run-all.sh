@@ -27,13 +27,13 @@ AGENTS=(tests/integration/agent)
 said=$(mktemp -d)
 # Redis and SQLite wait for the disk at each write, and the agents' tests keep it busy with images for seconds.
 # So what needs no engine keeps its files in memory, where there is room and programs may run.
-memory=$(mktemp -d -p /dev/shm gridcore-tests.XXXXXX 2>/dev/null || mktemp -d)
+memory=$(mktemp -d -p /dev/shm gc.XXXX 2>/dev/null || mktemp -d) # short: the path of a socket has its limit
 if [ "$(df --output=avail -k "$memory" | tail -1)" -lt 1000000 ] || ! { cp /bin/true "$memory" && "$memory/true"; }; then
   rm -rf "$memory"
   memory=$(mktemp -d)
 fi
 declare -A meanwhile=()
-trap 'rm -rf "$said" "$memory"; for pid in "${meanwhile[@]}"; do kill "$pid" 2>/dev/null || true; done' EXIT
+trap 'for pid in "${meanwhile[@]}"; do kill "$pid" 2>/dev/null || true; done; wait; rm -rf "$said" "$memory"' EXIT
 
 begin() { # NAME COMMAND…
   "${@:2}" >"$said/$1" 2>&1 &

@@ -180,6 +180,16 @@ def test_what_is_held_is_answered_at_once_to_who_sends_no_more(hub: HubProcess) 
         client.close()
 
 
+def test_a_stream_of_events_ends_for_who_sends_no_more(hub: HubProcess) -> None:
+    hub.start()
+    client = Kept(hub)
+    head = request("GET", "/api/events")
+    client.send(head.replace(b"\r\n\r\n", b"\r\nAccept: text/event-stream\r\n\r\n"))
+    time.sleep(0.2)
+    assert b"text/event-stream" in until_its_end(client)
+    client.close()
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET /he", beat("n")[:-3], register("n")[:-3], b"\r\n"])
 def test_who_sends_no_more_in_the_middle_of_a_request_is_let_go(hub: HubProcess, sent: bytes) -> None:
     hub.start()

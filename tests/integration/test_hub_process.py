@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -440,6 +440,30 @@ def test_what_is_kept_beside_the_file_is_missed_before_a_change_is_acknowledged(
         assert hub.stop() == 0
         hub.start()
         assert hub.get("/api/tasks").json["pending"] == ["kept"]
+
+
+def test_a_state_on_a_full_disk_says_what_helps_there_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=True)
+    hub = HubProcess(tmp_path, state=f"sqlite:///{small}/hub.db")
+    try:
+        hub.start()
+        assert hub.post("/api/tasks", {"name": "t", "image": "x:1"}).status == 201
+        with suppress(OSError), (small / "filler").open("wb") as filler:
+            while True:
+                filler.write(b"x" * 4096)
+                filler.flush()
+        more = {"name": "u", "image": "x" * 400}
+        for answer in (hub.post("/api/tasks", more), hub.request("DELETE", "/api/tasks/t")):
+            assert (answer.status, answer.json["type"].rpartition(":")[2]) == (503, "store-full")
+            assert "Make room on the disk" in answer.json["detail"]
+        assert hub.get("/api/tasks").json["pending"] == ["t"]
+        (small / "filler").unlink()
+        assert hub.request("DELETE", "/api/tasks/t").status == 204
+    finally:
+        hub.end()
+        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_a_log_on_a_full_disk_ends_no_hub(hub: HubProcess, monkeypatch: pytest.MonkeyPatch) -> None:
