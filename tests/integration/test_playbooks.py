@@ -542,6 +542,32 @@ def test_a_task_names_the_fleets_redis_and_a_new_password_reaches_it(tmp_path: P
         hub.end()
 
 
+def test_a_misspelt_task_is_told_with_those_that_there_are(switched: HubProcess, tmp_path: Path) -> None:
+    operator = Operator(switched, tmp_path)
+    for playbook in ("task_finish", "task_next", "task_promote", "task_abort"):
+        said = operator.play(playbook, fails=True, task="nosuch")
+        assert "There is no task nosuch; there are: first, second, third" in said
+        assert changed(said) == 0
+    assert switched.get("/api/tasks").json["current"] == "first"
+
+
+def test_the_status_says_what_may_be_lost_and_where_the_last_words_are(
+    switched: HubProcess, tmp_path: Path
+) -> None:
+    register(switched, "crashing")
+    ended = {"kind": "failed", "exit_code": 1}
+    slot = {"instance": 3, "state": "waiting", "restarts": 2, "last_exit": ended}
+    error = {"instance": 3, "kind": "failed", "message": "exit code 1", "task": "first"}
+    why = {"reason": "exit code 1", "reason_kind": "failed"}
+    now = {"status": "Error", "task": "first", "containers": [slot]}
+    beat(switched, "crashing", **now, errors=[error], **why)
+    told = switched.get("/api/tasks/first/progress").json["may_be_lost"]
+    assert told
+    lines = [line.strip() for line in shown(Operator(switched, tmp_path).play("status"))]
+    assert lines[2] == f"! {told}"
+    assert "its last words: node_logs.yml -e node=crashing -e instance=3 -e previous=1" in lines
+
+
 def try_second(hub: HubProcess) -> None:
     register(hub, "trying")
     beat(hub, "trying")
