@@ -119,7 +119,8 @@ def create(
     Examples:
       computehub token create --role viewer --ttl 52w --name prometheus > /etc/prometheus/hub.token
       computehub token create --role node --node pi-7 --ttl 365d > pi-7.token
-      computehub token create --role join --ttl 2h | ssh pi-8 gridnode init --join-token-file -
+      computehub token create --role join --ttl 2h |
+        ssh pi-8 sudo gridnode init --server https://hub.example --join-token-file -
     """
     wanted = {"role": role, "ttl": ttl, "name": name, "node": node}
     made = hub.ask(
