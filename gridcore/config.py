@@ -67,9 +67,12 @@ def is_written(path: Path) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """The file's text; ConfigError if it cannot be read."""
+    """The file's text; ConfigError if it cannot be read.
+
+    A byte order mark, which editors on Windows put first, is no part of it.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
     except (OSError, ValueError) as error:

@@ -83,6 +83,16 @@ def test_what_is_wrong_with_a_variable_is_not_blamed_on_the_file(
     assert str(file) not in str(error.value)
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert hub(file).token == GOOD
+    assert hub(file).state == "memory:"
+    agent = file.with_name("gridnode.toml")
+    lines = f'server_url = "http://hub.example:8080"\r\ntoken = "{GOOD}"\r\n'
+    agent.write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    assert config.load(Settings, agent, {}).server_url == "http://hub.example:8080"
+
+
 def test_a_file_that_is_nested_too_deeply_is_told_as_one(file: Path) -> None:
     file.write_text("notify = " + "[" * 5_000)
     with pytest.raises(ConfigError, match=r"computehub\.toml: not valid TOML: nested too deeply"):
