@@ -34,7 +34,7 @@ ANSWERS: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.AskError, "its slot is moving to another node of the cluster"),
     (exceptions.ClusterDownError, "the cluster is down"),
     (exceptions.MaxConnectionsError, "it has no connection left"),
-    (exceptions.NoScriptError, "it was started anew"),
+    (exceptions.NoScriptError, "it lacks the hub's scripts (a restart, or SCRIPT FLUSH)"),
 )
 """What a Redis says."""
 

@@ -344,7 +344,7 @@ async def test_scripts_that_redis_forgot_are_brought_again(server: RedisServer, 
     store = await open_store()
     with server.client() as client:
         client.script_flush()
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable, match="lacks the hub's scripts"):  # it was not started anew
         await store.run(add_task(task("a")))
     await eventually(lambda: _is_up(store))
     assert (await store.run(add_task(task("a"))))[1] is True
