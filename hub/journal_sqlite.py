@@ -182,7 +182,7 @@ class SqliteJournal:
         if version < SCHEMA_VERSION:
             self._transaction(lambda database: _bring_up(database, version))
         self._transaction(lambda database: database.execute(HEARD))
-        self._file.opened(is_new=not tables)
+        self._file.opened(database, is_new=not tables)
         self._kept = read_tasks(database)
         heard: dict[str, float] = dict(database.execute("SELECT id, at FROM heard"))
         # What was heard after the clock was last kept says how far it had come as well.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,7 @@ class StateFile:
         self._path = path
         self._begins = begins
         self._identity: list[tuple[int, int]] | None = None
+        self._database: sqlite3.Connection | None = None
         self._trouble = Condition(
             "the state cannot be written",
             "the state can be written again",
@@ -68,8 +70,9 @@ class StateFile:
             level="error",
         )
 
-    def opened(self, *, is_new: bool = False) -> None:
+    def opened(self, database: sqlite3.Connection, *, is_new: bool = False) -> None:
         """It is open now, and was read from; `is_new`: nothing was in it. Raises OSError."""
+        self._database = database
         self._identity = self._look()
         if is_new and self._begins:  # a first start, or a file that was emptied or is not where it was
             log.warning(
@@ -107,7 +110,18 @@ class StateFile:
     def _look(self) -> list[tuple[int, int]] | None:
         files = [self._path, *beside(self._path)]
         found = [file.stat() for file in files]
-        return [(each.st_dev, each.st_ino) for each in found] if found[0].st_size else None
+        is_whole = found[0].st_size and (found[1].st_size or self._wrote_nothing_last())
+        return [(each.st_dev, each.st_ino) for each in found] if is_whole else None
+
+    def _wrote_nothing_last(self) -> bool:
+        """Whether an empty log is as it should be: a checkpoint may have cut it, and SQLite knows of that."""
+        if self._database is None:
+            return False
+        try:
+            _busy, frames, _moved = self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error:  # it looked for what is not there any more
+            return False
+        return bool(frames <= 0)
 
 
 def beside(path: Path) -> list[Path]:

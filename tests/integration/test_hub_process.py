@@ -466,6 +466,24 @@ def test_a_state_on_a_full_disk_says_what_helps_there_and_goes_on_when_there_is_
         subprocess.run(["umount", str(small)], check=True)
 
 
+def test_a_log_that_was_emptied_is_missed_and_one_that_a_checkpoint_cut_is_not(hub: HubProcess) -> None:
+    hub.start()
+    assert hub.post("/api/tasks", {"name": "kept", "image": "x:1"}).status == 201
+    written = hub.database.with_name(hub.database.name + "-wal")
+    with closing(sqlite3.connect(hub.database)) as shell:
+        shell.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert written.stat().st_size == 0
+    assert hub.post("/api/tasks", {"name": "too", "image": "x:1"}).status == 201
+    os.truncate(written, 0)
+    for _ in range(2):
+        refused = hub.post("/api/tasks", {"name": "lost", "image": "x:1"})
+        assert (refused.status, refused.json["type"].rpartition(":")[2]) == (503, "state-lost")
+    assert hub.get("/api/tasks").json["pending"] == ["kept", "too"]
+    hub.kill()
+    hub.start()
+    assert hub.get("/api/tasks").json["pending"] == ["kept"]  # the file itself is whole
+
+
 def test_a_log_on_a_full_disk_ends_no_hub(hub: HubProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "_log", Path("/dev/full"))
     hub.spawn()
