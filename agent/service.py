@@ -267,9 +267,8 @@ class Service:
     def _on_signals(self) -> None:
         loop = asyncio.get_running_loop()
         stops = [signal.SIGTERM, signal.SIGINT]
-        if (
-            signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
-        ):  # nohup: whoever started it wants it to stay
+        # Under nohup it is ignored: whoever started it wants it to stay.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             stops.append(signal.SIGHUP)
         for number in stops:
             loop.add_signal_handler(number, self._on_stop_signal, number)

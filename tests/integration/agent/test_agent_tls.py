@@ -200,7 +200,7 @@ def test_an_agent_works_over_tls_and_takes_up_a_new_ca_while_it_computes(
         shutil.copy(theirs.file, renewed)
         renewed.replace(file)
         eventually(lambda: hub.calls("/gridnode/heartbeat"), "a heartbeat arrives", 30)
-        assert "answers" in agent.ask("status")
+        eventually(lambda: "answers" in agent.ask("status"), "the agent has heard the answer")
         assert agent.containers() == before
         assert "Traceback" not in agent.output()
         assert agent.stop() == 0
