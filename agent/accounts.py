@@ -86,7 +86,7 @@ class Accounts:
                 "killed",
                 f"{c.name} did not stop within {c.stop_timeout:g} s",
                 c.instance,
-                task=c.task or None,
+                task=c.task,
             )
 
     def interrupted(self, containers: Iterable[Container]) -> None:
@@ -111,7 +111,7 @@ class Accounts:
             if self._kills.outlived(c.id, time.time()):
                 text = f"{c.name}: the kernel killed a process of it for memory (limit {c.memory_mb} MB)"
                 log.warning("killed within", container=c.name, limit_mb=c.memory_mb)
-                self._board.error("out-of-memory", f"{text}, and it runs on", c.instance, task=c.task or None)
+                self._board.error("out-of-memory", f"{text}, and it runs on", c.instance, task=c.task)
 
     def seen_running(self, kept: Mapping[str, int], now: float) -> None:
         """The containers that stay, by id, with their slots: trouble that they are over is forgotten."""
@@ -149,7 +149,7 @@ class Accounts:
             if wanted is not None and c.spec in {slot.digest for slot in wanted.slots}:
                 self._remember(c.instance, end, ran)
             log.warning("removed by something else", container=c.name, seconds=round(ran, 1))
-            self._board.error(end.kind, f"{c.name}: {end.text}", c.instance, task=c.task or None)
+            self._board.error(end.kind, f"{c.name}: {end.text}", c.instance, task=c.task)
 
     def start_failed(self, slot: SlotSpec, kind: str, text: str) -> None:
         """A slot's container could not be started."""
@@ -204,8 +204,7 @@ class Accounts:
         )
         if end.kind not in QUIET:
             text = mask_values(end.text, container.secrets)
-            task = container.task or None
-            self._board.error(end.kind, f"{container.name}: {text}", container.instance, task=task)
+            self._board.error(end.kind, f"{container.name}: {text}", container.instance, task=container.task)
 
     async def _kernels_word(self, container: Container, *, asked: bool) -> Word:
         self._kills.look(time.time())

@@ -69,7 +69,7 @@ class Engine:
     ) -> None:
         self.api = EngineApi()
         self.others: tuple[Row, ...] = ()
-        """Containers of other agents at the last look."""
+        """What had an agent's label at the last look and is not ours: another's, or of a strange name."""
         self._owner = owner
         self._platform = platform
         self._deadline = deadline
@@ -194,9 +194,9 @@ class Engine:
         quiet, began = self.api.quiet_since(self._looked), time.monotonic()
         for attempt in (1, 2):
             lines = str(run([*docker, "ls", "-a", "--no-trunc", *labelled])).splitlines()
-            listed = [row for row in map(Row.of, lines) if row.is_of(row.owner)]
-            rows = [row for row in listed if row.owner == self._owner]
-            self.others = tuple(row for row in listed if row.owner != self._owner)
+            listed = [Row.of(line) for line in lines]
+            rows = [row for row in listed if row.is_of(self._owner)]
+            self.others = tuple(row for row in listed if not row.is_of(self._owner))
             # Idle, nothing needs a second look. After an event all do: a list lags behind it, and shows what
             # has just ended as running.
             known = {row.id: self._seen[row.id] for row in rows if quiet and is_unchanged(row, self._seen)}

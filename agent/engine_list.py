@@ -33,7 +33,7 @@ ROW = (
 """One line of JSON a container, in a list. A label's text is anybody's: quoted, it stays one value."""
 _SIGNAL = re.compile(r"(?:SIG)?[A-Z][A-Z0-9]{1,9}(?:[+-][0-9]{1,2})?|[1-9][0-9]?")
 
-TWINS_NAMED = 8
+MOST_NAMED = 8
 """Names of containers in a warning, at most."""
 
 
@@ -65,12 +65,26 @@ def twin_warning(others: Iterable[Row], node_id: str | None) -> tuple[str, ...]:
     names = sorted(row.name for row in others if spec.node_in(row.name, row.task, row.instance) == node_id)
     if node_id is None or not names:
         return ()
-    listed = " ".join(names[:TWINS_NAMED]) + (" …" if len(names) > TWINS_NAMED else "")
     return (
         f"containers here ({len(names)}) belong to another gridnode with this node_id, or to this one before "
         f"its gridnode.toml was moved; they are left alone. Where no such gridnode runs, end them with: "
-        f"docker rm -f {listed}",
+        f"docker rm -f {_listed(names)}",
     )
+
+
+def stray_warning(others: Iterable[Row], owner: str) -> tuple[str, ...]:
+    """What to say of containers that carry this agent's label under a name that it never gave, or nothing."""
+    names = sorted(row.name for row in others if row.owner == owner)
+    if not names:
+        return ()
+    return (
+        f"containers here ({len(names)}) carry this gridnode's labels, but not its names: renamed, or of an "
+        f"image made from one of its containers; they are left alone: {_listed(names)}",
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return " ".join(names[:MOST_NAMED]) + (" …" if len(names) > MOST_NAMED else "")
 
 
 def is_unchanged(row: Row, known: Mapping[str, Container]) -> bool:

@@ -145,7 +145,7 @@ class Executor:
         for c in containers:
             if self._patience.failed(c.id, time.monotonic()):
                 log.warning("a call fails again and again", container=c.name, error=str(error))
-                self._board.error(error.kind, f"{c.name}: {error}", c.instance, task=c.task or None)
+                self._board.error(error.kind, f"{c.name}: {error}", c.instance, task=c.task)
 
     def _time_to_stop(self, container: Container) -> float:
         if self._hasty:

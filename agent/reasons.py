@@ -33,7 +33,3 @@ class Reason:
 
     kind: str
     text: str
-
-    def __str__(self) -> str:
-        """For people."""
-        return self.text

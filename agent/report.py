@@ -118,10 +118,10 @@ class Board:
     def error(self, kind: str, message: str, instance: int | None = None, *, task: str | None = None) -> None:
         """Note one error for the next heartbeat; the oldest go when there are too many.
 
-        `task` is that of the container which it is about: the node may have another one by then.
+        `task` is that of the container which it is about, if any: the node may have another one by then.
         """
         message = clip(mask_values(message, self.secrets))
-        self._errors.append(NodeErrorReport(instance=instance, kind=kind, message=message, task=task))
+        self._errors.append(NodeErrorReport(instance=instance, kind=kind, message=message, task=task or None))
         self.recent.append(Trouble(time.monotonic(), kind, message, instance))
         self.news.set()
 

@@ -26,7 +26,7 @@ from agent.control import Control
 from agent.disk import DiskWatch
 from agent.engine import Engine
 from agent.engine_events import listen
-from agent.engine_list import twin_warning
+from agent.engine_list import stray_warning, twin_warning
 from agent.errors import EngineError
 from agent.hub_link import HubLink
 from agent.image_cleanup import PulledImages
@@ -216,7 +216,9 @@ class Service:
         )
 
     def _warnings(self) -> tuple[str, ...]:
-        return (*self._facts.warnings, *twin_warning(self._engine.others, self._link.node_id))
+        others = self._engine.others
+        strays = stray_warning(others, self._facts.owner)
+        return (*self._facts.warnings, *twin_warning(others, self._link.node_id), *strays)
 
     def _status(self) -> dict[str, Any]:
         """What `gridnode status` shows."""

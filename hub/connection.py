@@ -21,6 +21,7 @@ A client that does not read its answers is not read either, in any state, and en
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -57,7 +58,7 @@ class State(Enum):
 READING, WORKING, HOLDING, HANDED, CLOSING = State
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol, ABC):
     """One connection; `read`, of a subclass, takes the request that the buffer begins with."""
 
     __slots__ = (
@@ -94,17 +95,17 @@ class Connection(asyncio.Protocol):
         """Bytes that it had not read at the last look, and since when it is as many."""
         self.peer: str | None = None
 
+    @abstractmethod
     def read(self) -> None:
         """Take the request that the buffer begins with, if it is whole."""
-        raise NotImplementedError
 
+    @abstractmethod
     def let_go(self) -> None:
         """Hold nothing any more."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hurry(self) -> None:
         """Answer at once what is held."""
-        raise NotImplementedError
 
     @property
     def may_hold(self) -> bool:

@@ -24,8 +24,8 @@ from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import ConnectionState
 
 SOON = 0.3
-"""Seconds in which a GET is answered to a client that sends no more: what takes longer waits for something,
-and is for nobody if the client is gone. What may change something is answered however long it takes."""
+"""Seconds without a word of the answer to a GET of a client that sends no more: it waits for something, and
+is for nobody if the client is gone. What may change something is answered however long it takes."""
 
 log = structlog.get_logger()
 
@@ -109,8 +109,10 @@ class _Visit:
     __slots__ = (
         "_connection",
         "_has_all",
+        "_has_spoken",
         "_in_work",
         "_inbox",
+        "_is_sending",
         "_news",
         "_protocol",
         "_reading",
@@ -125,6 +127,9 @@ class _Visit:
         self._news = asyncio.Event()
         self._news.set()
         self._has_all = False
+        self._is_sending = False
+        self._has_spoken = False
+        """Hypercorn has said something since the last look, or the client has yet to read what it said."""
         self.is_asked = False
         tls = connection.info("ssl_object")
         self._protocol = ProtocolWrapper(
@@ -180,7 +185,7 @@ class _Visit:
                     if not self.is_asked:
                         self._connection.close()
                     elif self._only_reads:
-                        asyncio.get_running_loop().call_later(SOON, self._give_up)
+                        self._give_up_if_silent()
         except Exception:  # as for any connection: it costs itself alone
             log.exception("a connection failed")
             self._connection.close()
@@ -193,14 +198,24 @@ class _Visit:
         scope = getattr(getattr(self._protocol.protocol, "stream", None), "scope", None) or {}
         return scope.get("method") in ("GET", "HEAD")
 
-    def _give_up(self) -> None:
-        if not self._reading.done():  # the connection is with this visit still
+    def _give_up_if_silent(self) -> None:
+        self._has_spoken = self._is_sending
+        asyncio.get_running_loop().call_later(SOON, self._look_whether_silent)
+
+    def _look_whether_silent(self) -> None:
+        if self._reading.done():  # the connection is with somebody else, or gone
+            return
+        if self._has_spoken:
+            self._give_up_if_silent()
+        else:
             self._connection.close()
 
     async def _send(self, event: Event) -> None:
         """What Hypercorn has to say: bytes, whether a request is under way, that the connection is to end."""
         if isinstance(event, RawData):
+            self._has_spoken = self._is_sending = True
             await self._connection.send(event.data)
+            self._is_sending = False
         elif isinstance(event, Closed):
             self._connection.close()
         elif isinstance(event, Updated):

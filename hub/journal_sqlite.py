@@ -207,7 +207,7 @@ class SqliteJournal:
                 database.execute("ROLLBACK")
             if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
                 # Whatever is asked: what is removed is written down, too, before it makes room.
-                do = "Make room on the disk of that file: nothing else is done till then, not even DELETE"
+                do = "Make room on its disk, then send the request again: till then even DELETE is refused"
                 raise StoreFull(f"{self._path}: {error}", do) from error
             raise StoreUnavailable(f"{self._path}: {error}") from error
         return result

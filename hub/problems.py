@@ -109,7 +109,7 @@ def store_problem(error: StoreUnavailable) -> Response:
             503,
             "store-full",
             "There is no room for it",
-            f"Nothing has changed: {error.why}. {error.do}, then send the request again.",
+            f"Nothing has changed: {error.why}. {error.do}.",
         )
     elif isinstance(error, OutcomeUnknown):
         response = problem(

@@ -62,7 +62,7 @@ SCRIPTS = (OPEN, FOUND, REFUSE, BEGIN, READ, WRITE, WRITE_ANYWAY, TOUCH, SWEEP, 
 
 MAKE_ROOM = (
     "What needs no more room is done all the same: remove tasks or nodes that nobody needs (DELETE), "
-    "or make room"
+    "or make room, then send the request again"
 )
 """For a Redis that is full: DELETE is done there (`redis_script.py`)."""
 

@@ -190,6 +190,22 @@ def test_a_stream_of_events_ends_for_who_sends_no_more(hub: HubProcess) -> None:
     client.close()
 
 
+def test_a_long_answer_is_whole_for_who_sends_no_more_and_reads_slowly(hub: HubProcess) -> None:
+    hub.start()
+    for number in range(300):
+        body = {"name": f"t{number}", "image": "x:1", "command": ["x" * 4000] * 8}
+        assert hub.post("/api/tasks", body).status == 201
+    client = Kept(hub)
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    client.send(request("GET", "/api/tasks"))
+    client.socket.shutdown(socket.SHUT_WR)
+    time.sleep(2)
+    response = http.client.HTTPResponse(client.socket)
+    response.begin()
+    assert len(json.loads(response.read())["tasks"]) == 300
+    client.close()
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET /he", beat("n")[:-3], register("n")[:-3], b"\r\n"])
 def test_who_sends_no_more_in_the_middle_of_a_request_is_let_go(hub: HubProcess, sent: bytes) -> None:
     hub.start()

@@ -457,7 +457,7 @@ def test_a_state_on_a_full_disk_says_what_helps_there_and_goes_on_when_there_is_
         more = {"name": "u", "image": "x" * 400}
         for answer in (hub.post("/api/tasks", more), hub.request("DELETE", "/api/tasks/t")):
             assert (answer.status, answer.json["type"].rpartition(":")[2]) == (503, "store-full")
-            assert "Make room on the disk" in answer.json["detail"]
+            assert "Make room on its disk" in answer.json["detail"]
         assert hub.get("/api/tasks").json["pending"] == ["t"]
         (small / "filler").unlink()
         assert hub.request("DELETE", "/api/tasks/t").status == 204

@@ -185,6 +185,15 @@ def test_queues_without_a_redis_are_added_and_told(hub: HubProcess, operator: Op
     assert hub.get("/api/tasks/bare").json["input_queue"] == "in"
 
 
+def test_a_redis_that_is_no_url_is_added_and_told(hub: HubProcess, operator: Operator) -> None:
+    told = "tells the hub nothing: of its queues no progress is shown"
+    named: dict[str, Any] = {"task_name": "host", "task_image": "a:1", "task_input_redis": "localhost"}
+    assert told in operator.play("task_add", **named)
+    assert hub.get("/api/tasks/host").json["input_redis"] == "localhost"
+    named |= {"task_name": "url", "task_input_redis": "rediss://10.0.0.1:6379/0"}
+    assert told not in operator.play("task_add", **named)
+
+
 def test_a_task_with_a_wrong_value_is_refused_in_the_hubs_words(hub: HubProcess, operator: Operator) -> None:
     said = operator.play(
         "task_add", fails=True, task_name="odd", task_image="a:1", task_memory="1", task_pull_policy="never"

@@ -21,6 +21,15 @@ def own() -> Iterator[OwnEngine]:
         yield engine
 
 
+def on_it(
+    own: OwnEngine, hub: TalkingHub, images: dict[str, str], make_agent: Callable[..., Agent]
+) -> tuple[TalkingHub, Agent]:
+    """A hub with a task, and an agent of it that uses this engine."""
+    own.load(images["worker"])
+    hub.task = task("squares", images["worker"])
+    return hub, make_agent(hub.url, parallelism=1, network="none").start(**own.env)
+
+
 @pytest.mark.slow
 def test_an_engine_that_starts_nothing_is_told_as_its_own_failure_until_one_has_run_for_a_while(
     make_hub: Callable[[], TalkingHub],
@@ -28,11 +37,8 @@ def test_an_engine_that_starts_nothing_is_told_as_its_own_failure_until_one_has_
     images: dict[str, str],
     own: OwnEngine,
 ) -> None:
-    own.load(images["worker"])
     own.set_broken(True)
-    hub = make_hub()
-    hub.task = task("squares", images["worker"])
-    agent = make_agent(hub.url, parallelism=1, network="none").start(**own.env)
+    hub, agent = on_it(own, make_hub(), images, make_agent)
 
     def slot() -> dict[str, object]:
         return next((slot for beat in hub.beats()[-1:] for slot in beat["containers"]), {"restarts": 0})
@@ -61,10 +67,7 @@ def test_an_engine_that_hangs_is_told_within_seconds_and_once(
     images: dict[str, str],
     own: OwnEngine,
 ) -> None:
-    own.load(images["worker"])
-    hub = make_hub()
-    hub.task = task("squares", images["worker"])
-    agent = make_agent(hub.url, parallelism=1, network="none").start(**own.env)
+    hub, agent = on_it(own, make_hub(), images, make_agent)
 
     def status() -> str | None:
         return next((beat["status"] for beat in reversed(hub.beats())), None)

@@ -200,7 +200,7 @@ def test_a_container_of_an_image_committed_from_one_of_ours_is_left_alone(
     docker("volume", "create", *labels, volume)
     mine = docker("run", "-d", "--name", f"my-debugging-{agent.node_id}", committed)
     try:
-        time.sleep(3)
+        eventually(lambda: f"left alone: my-debugging-{agent.node_id}" in agent.ask("status"), "it is told")
         hub.task = task("cubes", images["worker"], stop_timeout=1)
         eventually(lambda: len(agent.containers()) == 2 and not set(ours) & set(agent.containers()), "cubes")
         time.sleep(2)

@@ -104,14 +104,21 @@ def test_each_end_of_a_container_is_told_apart(
     assert [agent.stop() for agent in agents.values()] == [0] * len(ENDS)
 
 
+def one_at_work(
+    hub: TalkingHub, images: dict[str, str], make_agent: MakeAgent
+) -> tuple[TalkingHub, Agent, str]:
+    """A hub with a task, an agent of it, and its only container."""
+    hub.task = task("killed", images["worker"])
+    agent = make_agent(hub.url, parallelism=1).start()
+    [container] = eventually(agent.containers, "a container runs")
+    return hub, agent, container
+
+
 def test_a_kill_that_is_not_the_kernels_is_not_told_as_one_for_memory(
     make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent
 ) -> None:
     # Not beside the one above: where nothing says whom the kernel killed, only the moment does.
-    hub = make_hub()
-    hub.task = task("killed", images["worker"])
-    agent = make_agent(hub.url, parallelism=1).start()
-    [victim] = eventually(agent.containers, "a container runs")
+    hub, agent, victim = one_at_work(make_hub(), images, make_agent)
     docker("kill", victim)
     last = eventually(hub.last_exit, "its end is told")
     assert (last["kind"], last["exit_code"]) == ("sigkill", 137)
@@ -123,10 +130,7 @@ def test_a_kill_that_is_not_the_kernels_is_not_told_as_one_for_memory(
 def test_a_kill_by_hand_just_after_one_for_memory_elsewhere_is_not_told_as_one_for_memory(
     make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent
 ) -> None:
-    hub = make_hub()
-    hub.task = task("killed", images["worker"])
-    agent = make_agent(hub.url, parallelism=1).start()
-    [victim] = eventually(agent.containers, "a container runs")
+    hub, agent, victim = one_at_work(make_hub(), images, make_agent)
     eventually(lambda: hub.beats() and hub.beats()[-1]["status"] == "Running", "the agent looks after it")
     began = machine_kills()
     docker("run", "--rm", "--memory", "16m", images["worker"], "sh", "-c", GREEDY, check=False)
@@ -142,10 +146,7 @@ def test_a_kill_by_hand_just_after_one_for_memory_elsewhere_is_not_told_as_one_f
 def test_a_kill_by_hand_while_the_agent_was_away_is_not_told_as_the_engines_or_the_machines_end(
     make_hub: MakeHub, images: dict[str, str], make_agent: MakeAgent
 ) -> None:
-    hub = make_hub()
-    hub.task = task("killed", images["worker"])
-    agent = make_agent(hub.url, parallelism=1).start()
-    [victim] = eventually(agent.containers, "a container runs")
+    hub, agent, victim = one_at_work(make_hub(), images, make_agent)
     agent.kill()
     docker("kill", victim)
     agent.start()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from agent.engine_list import TWINS_NAMED, Row, _signal, twin_warning
+from agent.engine_list import MOST_NAMED, Row, _signal, twin_warning
 
 
 def row(name: str, task: str = "squares", instance: str = "1", owner: str = "us") -> Row:
@@ -58,7 +58,7 @@ def test_another_agents_containers_are_told_of_where_they_carry_this_nodes_id() 
 
 
 def test_a_warning_names_some_of_many() -> None:
-    many = [row(f"idm-squares-n1-{i}", instance=str(i), owner="them") for i in range(TWINS_NAMED + 1)]
+    many = [row(f"idm-squares-n1-{i}", instance=str(i), owner="them") for i in range(MOST_NAMED + 1)]
     (told,) = twin_warning(many, "n1")
-    assert told.count("idm-squares") == TWINS_NAMED
+    assert told.count("idm-squares") == MOST_NAMED
     assert told.endswith("…")
