@@ -165,8 +165,8 @@ class Connection(asyncio.Protocol, ABC):
             self.hurry()
         elif self._visit is not None:
             self._visit.finish()
-        elif self.state is READING and not self._is_clogged:  # at most a part of a request
-            self.close()
+        else:
+            self._go_on()
         return self.state is not CLOSING
 
     def pause_writing(self) -> None:
@@ -292,6 +292,7 @@ class Connection(asyncio.Protocol, ABC):
         if self._is_over:
             self.close()
             return
+        before = self.buffer
         self.read()
-        if self._has_sent_all and self.state is READING:  # the rest of a request that does not come
+        if self._has_sent_all and self.state is READING and self.buffer is before:  # it never gets whole
             self.close()

@@ -6,8 +6,9 @@ like any other, exit code included; only the imports are saved, a second of CPU 
     python -m tests.integration.nursery PROGRAM DIRECTORY
 
 reads lines `{"words": […], "out": FILE, "err": FILE, "env": {…}, "ordinary": BOOL}` on standard input, starts
-a process for each, and answers with its id. When one has ended, DIRECTORY holds its exit code in a file named
-by its number. It and all of them end with whoever started it.
+a process for each, and answers with its id, which stays its own until an empty line follows. When one has
+ended, DIRECTORY holds its exit code in a file named by its number. It and all of them end with whoever
+started it.
 """
 
 from __future__ import annotations
@@ -79,7 +80,10 @@ class Nursery:
             self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
             pid = int(self._process.stdout.readline())
-            return Forked(pid, Path(self._ends.name, str(next(self._numbers))))
+            forked = Forked(pid, Path(self._ends.name, str(next(self._numbers))))
+            self._process.stdin.write("\n")  # from now on its id may go to somebody else
+            self._process.stdin.flush()
+            return forked
 
     def run(
         self,
@@ -179,7 +183,7 @@ def serve_nursery(program: str, ends: Path) -> None:
 
     gc.freeze()  # or each would copy all that there is when it collects its garbage
     signal.signal(signal.SIGCHLD, reap)
-    for number, line in enumerate(sys.stdin, 1):
+    for number, line in enumerate(iter(sys.stdin.readline, ""), 1):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         child = os.fork()
         if child == 0:
@@ -192,8 +196,9 @@ def serve_nursery(program: str, ends: Path) -> None:
             sys.modules["__main__"].__package__ = None  # an installed command, whose usage names it
             modules[0].main()
         children[child] = number
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         print(child, flush=True)
+        sys.stdin.readline()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
 
 def _give_up_capabilities() -> None:

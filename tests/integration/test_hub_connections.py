@@ -158,12 +158,23 @@ def test_who_sends_no_more_is_answered_all_that_it_asked(hub: HubProcess, second
         time.sleep(seconds)
         assert until_its_end(client).startswith(b"HTTP/1.1 201")
         client.close()
-    client = Kept(hub)
-    client.send(register("n") + beat("n") + request("POST", "/api/tasks/next") + beat("n") + ask("n"))
-    time.sleep(seconds)
-    assert until_its_end(client).count(b"HTTP/1.1 200") == 5
-    client.close()
-    assert hub.get("/api/tasks").json["current"] == "t0"
+    assert hub.get("/api/tasks").json["pending"] == [f"t{number}" for number in range(10)]
+
+
+def test_who_sends_no_more_in_the_middle_of_the_answers_gets_all_of_them(hub: HubProcess) -> None:
+    hub.start()
+    name = {"name": "t", "image": "x:1"}
+    asked = [register("n"), beat("n"), request("POST", "/api/tasks", name), beat("n"), ask("n")]
+    short = []
+    for number in range(60):  # each moment between the first answer and the last
+        client = Kept(hub)
+        client.send(b"".join(asked))
+        time.sleep(number * 0.0002)
+        said = until_its_end(client).count(b"HTTP/1.1 ")
+        client.close()
+        if said != len(asked):
+            short.append((number, said))
+    assert short == []
 
 
 def test_what_is_held_is_answered_at_once_to_who_sends_no_more(hub: HubProcess) -> None:
