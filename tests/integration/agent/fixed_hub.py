@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import socket
 import ssl
 import threading
@@ -198,7 +199,10 @@ class TalkingHub(FixedHub):
             super()._dispatch(request, call, body)
 
     def _hold(self, request: BaseHTTPRequestHandler) -> None:
-        asked, deadline = request.headers.get("If-None-Match"), time.monotonic() + 20
+        prefer = re.fullmatch(r"wait=(\d+)", request.headers.get("Prefer") or "")
+        asked, deadline = request.headers.get("If-None-Match"), time.monotonic()
+        if prefer:  # one that asks for no wait is told at once
+            deadline += min(20, int(prefer[1]))
         while asked == self._etag() and time.monotonic() < deadline and self._is_well():
             time.sleep(0.05)
         tag = self._etag()

@@ -19,6 +19,7 @@ from agent.settings import Settings
 from agent.status import status_of
 from agent.terms import Owner
 from gridcore.config import load
+from tests.unit.agent.until import until
 
 GOOD = 'server_url = "http://hub:8080"\ntoken = "t0ken-of-the-fleet"\n'
 
@@ -60,10 +61,7 @@ async def agent_of(config: Path) -> AsyncIterator[Owner]:
         },
     )
     task = asyncio.create_task(control.run())
-    for _ in range(500):
-        if (directory / SOCKET_NAME).exists():
-            break
-        await asyncio.sleep(0.01)
+    await until((directory / SOCKET_NAME).exists)
     try:
         yield owner
     finally:
@@ -112,7 +110,7 @@ async def test_another_version_is_no_traceback(config: Path) -> None:
     directory = state_directory(config, None)
     control = Control(directory, {name: lambda: {"new": 1} for name in ("status", "pause", "resume")})
     task = asyncio.create_task(control.run())
-    await asyncio.sleep(0.1)
+    await until((directory / SOCKET_NAME).exists)
     for what in ("status", "pause", "resume"):
         done = await asyncio.to_thread(run, "--config", str(config), what)
         assert (done.returncode, "another version" in done.stderr) == (1, True), done

@@ -16,6 +16,7 @@ from agent.errors import EngineError, EngineUnreachable
 from agent.limits import Breach, Limit
 from agent.planner import Container
 from agent.settings import Settings
+from tests.unit.agent.until import until
 
 
 def a_container(name: str, status: str = "running", scratch: str | None = None) -> Container:
@@ -173,7 +174,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
 async def watched(
     api: Api,
     containers: list[Container],
-    until: Callable[[list[tuple[str, Breach]]], bool] = lambda _condemned: True,
+    is_done: Callable[[list[tuple[str, Breach]]], bool] = lambda _condemned: True,
     **settings: Any,
 ) -> list[tuple[str, Breach]]:
     """What is condemned within a while, and until something has happened, however busy the machine is."""
@@ -189,9 +190,7 @@ async def watched(
     )
     task = asyncio.create_task(watch.run())
     await asyncio.sleep(0.3)
-    async with asyncio.timeout(20):
-        while not until(condemned):  # noqa: ASYNC110  # it has no event
-            await asyncio.sleep(0.01)
+    await until(lambda: is_done(condemned))
     assert not task.done()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from agent.settings import Settings
 from agent.spec import NodeFacts, Wanted
 from gridcore.client import HubClient, Request, Response
 from gridcore.errors import HubUnreachable
+from tests.unit.agent.until import until
 
 TASK = {"task_name": "squares", "image": "squares:1", "generation": "1-a"}
 
@@ -134,12 +135,6 @@ class Rig:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes), outcomes
-
-
-async def until(check: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not check():  # noqa: ASYNC110 # what is waited for has no event
-            await asyncio.sleep(0.005)
 
 
 async def test_it_registers_beats_and_wants_the_task(tmp_path: Path) -> None:

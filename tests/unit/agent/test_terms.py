@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from agent import terms
 from agent.settings import Settings
 from agent.terms import PAUSE_FILE, Courtesy, Owner, OwnLoad, Permit, decide, within
+from tests.unit.agent.until import until
 
 NOON = datetime(2026, 5, 4, 12, 0).astimezone()
 
@@ -202,10 +203,10 @@ async def test_the_loop_tells_the_first_permit_and_then_each_change(
     seen = Seen()
     owner = seen.owner(tmp_path, freeze_max=0.2)
     task = asyncio.create_task(owner.run())
-    await asyncio.sleep(0.05)
+    await until(lambda: seen)
     assert seen == [Permit()]
     owner.pause()
-    await asyncio.sleep(0.4)
+    await until(lambda: len(seen) > 2)
     reason = "paused by its owner"
     assert seen[1:] == [Permit(freeze=reason, paused=True), Permit(refuse=reason, paused=True)]
     task.cancel()
@@ -223,14 +224,14 @@ async def test_others_load_freezes_with_one_steady_reason(
     monkeypatch.setattr(os, "getloadavg", lambda: tuple(load))
     seen = Seen()
     task = asyncio.create_task(seen.owner(tmp_path, yield_load=1.5).run())
-    await asyncio.sleep(0.05)
+    await until(lambda: seen)
     assert seen == [Permit()]  # not before it can know its own containers
-    await asyncio.sleep(0.2)
+    await until(lambda: len(seen) > 1)
     load[0] = 5.0
     await asyncio.sleep(0.05)
     assert seen[1:] == [Permit(freeze="yields: others' load is 9.0, above 1.5")]
     load[0] = 1.0
-    await asyncio.sleep(0.05)
+    await until(lambda: len(seen) > 2)
     assert seen[2:] == [Permit()]
     task.cancel()
     with suppress(asyncio.CancelledError):
