@@ -208,9 +208,9 @@ def test_a_value_of_the_wrong_kind_and_a_misspelt_name_are_refused_before_the_hu
 ) -> None:
     good: dict[str, Any] = {"task_name": "bent", "task_image": "a:1"}
     for name, value, said in [
-        ("task_memory", "2g", "task_memory is '2g', and must be a whole number"),
+        ("task_memory", "2g", "task_memory is '2g', and must be a whole number of MB"),
         ("task_parallelism", "many", "task_parallelism is 'many', and must be a whole number"),
-        ("task_stop_timeout", "30s", "task_stop_timeout is '30s', and must be a number"),
+        ("task_stop_timeout", "30s", "task_stop_timeout is '30s', and must be a number of seconds"),
         ("task_gpus", True, "task_gpus is true, and must be a whole number"),
         ("task_env", "LEVEL=3", "task_env is a text (not shown), and must be a table"),
         (
@@ -229,7 +229,7 @@ def test_a_value_of_the_wrong_kind_and_a_misspelt_name_are_refused_before_the_hu
         assert said in operator.play("task_add", fails=True, **given)
     assert hub.get("/api/tasks/bent").status == 404
     said = operator.play("node_drain", fails=True, node="all", node_drain_wait="5m")
-    assert "node_drain_wait is '5m', and must be a whole number, 1 to 86400" in said
+    assert "node_drain_wait is '5m', and must be a whole number of seconds, 1 to 86400" in said
     assert not any(node["draining"] for node in hub.get("/api/nodes").json)
 
 
@@ -445,7 +445,9 @@ def test_a_task_is_changed_moved_and_dropped_once(switched: HubProcess, tmp_path
     said = operator.play("task_drop", task="secnod")
     assert "There is no task secnod, so none was dropped; there are: first, second" in said
     assert switched.get("/api/tasks").json["pending"] == ["second"]
-    assert "Task first is current" in operator.play("task_drop", fails=True, task="first")
+    said = operator.play("task_drop", fails=True, task="first")
+    assert "Task first is current" in said
+    assert "As a playbook: task_finish.yml" in said
 
 
 def test_a_task_is_queued_again_and_a_change_taken_back_once(switched: HubProcess, tmp_path: Path) -> None:

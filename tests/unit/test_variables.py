@@ -120,7 +120,7 @@ def test_it_is_said_what_was_expected() -> None:
         return kinds.problem(name, value, EVERY[name])
 
     assert said("gridcore_agent_stop_timeout", "30s") == (
-        "gridcore_agent_stop_timeout is '30s', and must be a whole number, 0 to 86400"
+        "gridcore_agent_stop_timeout is '30s', and must be a whole number of seconds, 0 to 86400"
     )
     assert said("gridcore_redis_maxmemory", "2 gigabytes") == (
         "gridcore_redis_maxmemory is '2 gigabytes', and must be a size such as 2gb or 512mb"

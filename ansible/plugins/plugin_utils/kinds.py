@@ -28,7 +28,7 @@ class Kind:
     high: float = math.inf
     above: float = -math.inf
     pattern: str = ""
-    like: str = ""  # what the pattern means, for people
+    like: str = ""  # what the pattern means, for people; a number's unit
     guarded: bool = False  # a text that must not be guessed, if there is one
 
 
@@ -136,7 +136,8 @@ def _expected(kind, value):
         return f"a list, such as [{kind.like or '…'}]"
     if kind.type == "dict":
         return f"a table, such as {{{kind.like or 'name: value'}}} (with -e as JSON)"
-    return ("a whole number" if kind.type == "int" else "a number") + _range(kind)
+    words = "a whole number" if kind.type == "int" else "a number"
+    return words + (f" of {kind.like}" if kind.like else "") + _range(kind)
 
 
 def _range(kind):

@@ -14,8 +14,8 @@ from .kinds import Kind
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
-_SECONDS = {"low": 0, "high": 86_400}
-_MEMORY = {"low": 6, "high": 16_777_216}
+_SECONDS = {"low": 0, "high": 86_400, "like": "seconds"}
+_MEMORY = {"low": 6, "high": 16_777_216, "like": "MB"}
 _ADDRESS = r"(\[[0-9A-Za-z:.%_-]+\]|[^\[\]:/\s@]+)"
 _URL = r"https?://" + _ADDRESS + r"(:\d{1,5})?(/\S*)?"
 
@@ -24,7 +24,7 @@ LIMITS = {
     "agent_hub_url": {"pattern": _URL, "like": "an address such as http://192.168.1.100:8080"},
     "agent_hostname": {"pattern": r".{1,255}", "like": "a name of at most 255 characters"},
     "agent_parallelism": {"low": 0, "high": 4096},
-    "agent_heartbeat_interval": {"low": 1, "high": 45},
+    "agent_heartbeat_interval": {"low": 1, "high": 45, "like": "seconds"},
     "agent_stop_timeout": _SECONDS,
     "agent_token": {"guarded": True},
     "agent_container_memory": _MEMORY,
@@ -34,9 +34,9 @@ LIMITS = {
     "hub_bind": {"pattern": _ADDRESS + r":\d{1,5}", "like": "HOST:PORT, such as 0.0.0.0:8080"},
     "hub_token": {"guarded": True},
     "hub_previous_token": {"guarded": True},
-    "hub_event_retention_days": {"above": 0, "high": 36_500},
+    "hub_event_retention_days": {"above": 0, "high": 36_500, "like": "days"},
     "preflight_container_memory": _MEMORY,
-    "preflight_memory_minimum": {"low": 0, "high": 16_777_216},
+    "preflight_memory_minimum": {"low": 0, "high": 16_777_216, "like": "MB"},
     "preflight_python_minimum": {"pattern": r"3\.\d{1,2}", "like": "a version such as 3.11, in quotes"},
     "redis_bind": {
         "pattern": r"[-0-9A-Za-z.:*%]+( [-0-9A-Za-z.:*%]+)*",
@@ -72,15 +72,16 @@ PLAYBOOKS = {
     "task_env": Kind("dict", like="LEVEL: '3'"),
     "task_auto_finish": Kind("dict", like="idle: 300"),
     "task_command": Kind("list", "str", like="worker, --fast"),
-    **dict.fromkeys(("task_memory", "task_parallelism", "task_gpus"), Kind("int")),
-    "task_stop_timeout": Kind("float"),
+    "task_memory": Kind("int", like="MB"),
+    **dict.fromkeys(("task_parallelism", "task_gpus"), Kind("int")),
+    "task_stop_timeout": Kind("float", like="seconds"),
     **dict.fromkeys(("before", "after"), Kind("str")),
     "to": Kind("str", choices=("first", "last")),
     "canary": Kind("int"),
-    **dict.fromkeys(("healthy_after", "start_within"), Kind("float")),
+    **dict.fromkeys(("healthy_after", "start_within"), Kind("float", like="seconds")),
     **dict.fromkeys(("node", "architecture", "platform"), Kind("str")),
     "labels": Kind("dict", "label", like="room: cellar"),
-    **dict.fromkeys(("node_stop_wait", "node_drain_wait"), Kind("int", low=1, high=86_400)),
+    **dict.fromkeys(("node_stop_wait", "node_drain_wait"), Kind("int", low=1, high=86_400, like="seconds")),
     **dict.fromkeys(("instance", "lines", "previous"), Kind("int")),
 }
 
