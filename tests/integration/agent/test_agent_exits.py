@@ -205,6 +205,8 @@ def test_a_container_removed_by_hand_is_replaced_and_told_of(
     hub.task = task("squares", images["worker"])
     agent = make_agent(hub.url).start()
     before = eventually(lambda: len(c := agent.containers()) == 2 and c, "two containers run")
+    # One that is gone before the agent has listed it even once was never there for it.
+    eventually(lambda: hub.beats() and hub.beats()[-1]["active_containers"] == 2, "the agent has seen them")
     victim, other = before
     docker("rm", "-f", victim)
     after = eventually(lambda: len(c := agent.containers()) == 2 and c, "another takes its place", 10)
