@@ -45,9 +45,17 @@ def is_locked(path: Path) -> bool:
 
     Not to be asked by whoever has it open as a database: see there.
     """
-    if resolve(path) in _held:
-        return False
-    handle = os.open(resolve(path), os.O_RDONLY | os.O_CLOEXEC)
+    return resolve(path) not in _held and _is_taken(resolve(path))
+
+
+def is_name_locked(path: Path) -> bool:
+    """Whether another process has a `FileLock` by this name, whatever is there now. Raises OSError."""
+    lock = _beside(resolve(path))
+    return resolve(path) not in _held and is_there(lock) and _is_taken(lock)
+
+
+def _is_taken(file: Path) -> bool:
+    handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -55,6 +63,10 @@ def is_locked(path: Path) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def _beside(file: Path) -> Path:
+    return file.with_name(file.name + ".lock")
 
 
 class FileLock:
@@ -77,7 +89,7 @@ class FileLock:
         self._handles: list[int] = []
         try:
             if not self.path.is_dir():
-                self._lock_name(self.path.with_name(self.path.name + ".lock"))
+                self._lock_name(_beside(self.path))
             self.follow()
         except BaseException:
             self.close()

@@ -18,6 +18,7 @@ from hub.cli_backup import accept_loss, backup, restore
 from hub.cli_errors import plain_errors
 from hub.cli_notify import notify_test
 from hub.cli_tokens import key, token
+from hub.errors import StoreUnavailable
 from hub.settings import FILE_NAME, HubSettings, example, first_state
 from hub.state_file import make_place, place_warning
 
@@ -56,7 +57,7 @@ def main(context: click.Context, config_path: Path | None, check: bool) -> None:
     context.obj = config_path
     if context.invoked_subcommand is not None:
         return
-    with plain_errors():
+    with plain_errors((StoreUnavailable,)):
         path = _find(config_path)
         settings = config.load(HubSettings, path)
         if check:

@@ -28,12 +28,11 @@ from hub.journal_sqlite import (
     SCHEMA_VERSION,
     read_rest,
     read_tasks,
-    refuse_second_name,
 )
 from hub.registry import Node
 from hub.sqlite_events import read_events
 from hub.state import EVERYONE, Change, Moment, Operation, Outcome, View
-from hub.state_file import refuse_torn
+from hub.state_file import refuse_second_name, refuse_torn
 from hub.store import Store
 from hub.tasklist import TaskList
 

@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gridcore.errors import ConfigError
-from gridcore.files import FileInUse, FileLock, is_there
+from gridcore.files import FileLock
 from hub import codec
 from hub.errors import StoreFull, StoreUnavailable
 from hub.events import EventQuery, Recorded
 from hub.observed import Instant
 from hub.registry import Node
+from hub.sqlite_errors import advice_on, code_of, reason_of
 from hub.sqlite_events import add_events, find_events
 from hub.state import Change, State
-from hub.state_file import StateFile
+from hub.state_file import StateFile, lock_database
 from hub.store_local import LocalStore, new_entropy, read_clock
 from hub.tasklist import Task, TaskList
 
@@ -77,6 +78,7 @@ async def open_sqlite(
 
     Raises:
         ConfigError: it cannot be made, read or written, is no hub's database, or another hub has it.
+        StoreUnavailable: it cannot be opened now, for a reason that may pass.
     """
     journal = SqliteJournal(path, begins=begins)
     try:
@@ -154,12 +156,20 @@ class SqliteJournal:
             ) from None
         try:
             return self._load()
-        except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0] if isinstance(error, sqlite3.Error) else type(error).__name__
-            raise ConfigError(
-                f"state: {self._path} cannot be used: {reason}. Restore it from a backup, "
-                "or move it away to begin with no tasks and no nodes"
-            ) from None
+        except (sqlite3.Error, StoreUnavailable) as error:
+            if advice := advice_on(error):
+                raise StoreUnavailable(
+                    f"state: {self._path} cannot be opened: {reason_of(error)}. {advice}"
+                ) from None
+            raise self._unusable(reason_of(error)) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._unusable(type(error).__name__) from None
+
+    def _unusable(self, reason: str) -> ConfigError:
+        return ConfigError(
+            f"state: {self._path} cannot be used: {reason}. Restore it from a backup, "
+            "or move it away to begin with no tasks and no nodes"
+        )
 
     def _load(self) -> State:
         database = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT, isolation_level=None)
@@ -182,7 +192,7 @@ class SqliteJournal:
         if version < SCHEMA_VERSION:
             self._transaction(lambda database: _bring_up(database, version))
         self._transaction(lambda database: database.execute(HEARD))
-        self._file.opened(database, is_new=not tables)
+        self._file.opened(is_new=not tables)
         self._kept = read_tasks(database)
         heard: dict[str, float] = dict(database.execute("SELECT id, at FROM heard"))
         # What was heard after the clock was last kept says how far it had come as well.
@@ -198,6 +208,7 @@ class SqliteJournal:
         if self._connection is None:
             raise StoreUnavailable(f"{self._path} is closed")
         database = self._connection
+        self._file.insist()
         try:
             database.execute("BEGIN IMMEDIATE")
             result = work(database)
@@ -205,7 +216,7 @@ class SqliteJournal:
         except sqlite3.Error as error:
             if database.in_transaction:
                 database.execute("ROLLBACK")
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            if code_of(error) == sqlite3.SQLITE_FULL:
                 # Whatever is asked: what is removed is written down, too, before it makes room.
                 do = "Make room on its disk, then send the request again: till then even DELETE is refused"
                 raise StoreFull(f"{self._path}: {error}", do) from error
@@ -253,41 +264,12 @@ class SqliteJournal:
 
     def _close(self) -> None:
         if self._connection is not None:
-            self._connection.close()
+            with self._file.closing():
+                self._connection.close()
             self._connection = None
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-
-def lock_database(path: Path) -> FileLock:
-    """Keep hubs away from this file, by whatever name they come to it.
-
-    Raises:
-        ConfigError: a hub has it, or it has a second name.
-        OSError: it cannot be locked here.
-    """
-    try:
-        lock = FileLock(path)
-    except FileInUse:
-        raise ConfigError(
-            f"state: {path} belongs to another hub that runs now; stop that one, or name another file"
-        ) from None
-    try:
-        refuse_second_name(path)
-    except ConfigError:
-        lock.close()
-        raise
-    return lock
-
-
-def refuse_second_name(path: Path) -> None:
-    """Raises ConfigError where hard links lead to the file: what SQLite wrote last is beside one of them."""
-    if is_there(path) and path.is_file() and (names := path.stat().st_nlink) > 1:
-        raise ConfigError(
-            f"state: {path} has {names} names (hard links), and what SQLite wrote last is in a file beside "
-            f"one of them. Remove the others (`find / -xdev -samefile {path}` shows them)"
-        )
 
 
 def _bring_up(database: sqlite3.Connection, version: int) -> None:

@@ -14,9 +14,11 @@ from gridcore.files import resolve, sync_directory
 from hub.backup import BackupError
 from hub.contents import Contents, carry_over, fill, read_database, read_store
 from hub.errors import StoreUnavailable
-from hub.journal_sqlite import lock_database, open_sqlite
+from hub.journal_sqlite import open_sqlite
 from hub.redis_repair import open_for_repair, restore_redis
 from hub.settings import HubSettings
+from hub.sqlite_errors import advice_on, reason_of
+from hub.state_file import lock_database
 from hub.tasklist import TaskList
 
 COMPANIONS = ("", "-wal", "-shm")
@@ -40,8 +42,9 @@ async def take_contents(settings: HubSettings) -> Contents:
                 raise BackupError("state: this Redis holds no task list, so there is nothing to back up")
             return await read_store(store)
     except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if isinstance(error, sqlite3.Error) else type(error).__name__
-        raise BackupError(f"state: {settings.database or 'redis'} cannot be read: {reason}") from None
+        reason = reason_of(error) if isinstance(error, sqlite3.Error) else type(error).__name__
+        advice = f". {advice}" if (advice := advice_on(error)) else ""
+        raise BackupError(f"state: {settings.database or 'redis'} cannot be read: {reason}{advice}") from None
     except OSError as error:
         raise BackupError(f"state: {error.filename or ''}: {error.strerror}") from None
     except StoreUnavailable as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,9 @@ import structlog
 
 from gridcore.condition import Condition
 from gridcore.errors import ConfigError
-from gridcore.files import is_locked, is_there, resolve
+from gridcore.files import FileInUse, FileLock, is_locked, is_name_locked, is_there, resolve
 from hub.errors import StateLost, StoreUnavailable
+from hub.sqlite_shared import OpenFiles, are_whole
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ class StateFile:
         self._path = path
         self._begins = begins
         self._identity: list[tuple[int, int]] | None = None
-        self._database: sqlite3.Connection | None = None
+        self._files: OpenFiles | None = None
         self._trouble = Condition(
             "the state cannot be written",
             "the state can be written again",
@@ -70,9 +70,10 @@ class StateFile:
             level="error",
         )
 
-    def opened(self, database: sqlite3.Connection, *, is_new: bool = False) -> None:
+    def opened(self, *, is_new: bool = False) -> None:
         """It is open now, and was read from; `is_new`: nothing was in it. Raises OSError."""
-        self._database = database
+        self._files = OpenFiles(resolve(self._path), *beside(self._path))
+        self._files.note()
         self._identity = self._look()
         if is_new and self._begins:  # a first start, or a file that was emptied or is not where it was
             log.warning(
@@ -82,46 +83,48 @@ class StateFile:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """What fails in the block is told once, and so is that it goes well again.
-
-        Raises StateLost where the file is not the one that was opened: what is written would be lost.
-        """
+        """What fails in the block is told once, and so is that it goes well again."""
         try:
-            self._insist()
             yield
         except StoreUnavailable as error:
             self._trouble.meet(str(error), why=str(error))
             raise
+        if self._files is not None:
+            self._files.note()
         self._trouble.over()
 
-    def _insist(self) -> None:
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """SQLite closes it in the block."""
+        files, self._files = self._files, None
+        if files is None:
+            yield
+            return
+        try:
+            files.before_close()
+            yield
+        finally:
+            files.close()
+
+    def insist(self) -> None:
+        """Raises StateLost where what is there is not what SQLite takes it for: writes would be lost."""
+        if self._files is None:
+            return
         try:
             found = self._look()
         except OSError:
             found = None
-        if found is None or found != self._identity:
+        if found is None or found != self._identity or not self._files.are_right():
             raise StateLost(
                 f"{self._path}, or what SQLite keeps beside it ({', '.join(WRITTEN_LAST)}), was removed, "
-                "emptied or replaced while the hub runs",
+                "replaced, or written or cut by something else while the hub runs",
                 "The hub goes by what it knows, and keeps no change any more. Stop it, put the file or a "
                 "backup (`computehub restore`) in its place, and start it again",
             )
 
     def _look(self) -> list[tuple[int, int]] | None:
-        files = [self._path, *beside(self._path)]
-        found = [file.stat() for file in files]
-        is_whole = found[0].st_size and (found[1].st_size or self._wrote_nothing_last())
-        return [(each.st_dev, each.st_ino) for each in found] if is_whole else None
-
-    def _wrote_nothing_last(self) -> bool:
-        """Whether an empty log is as it should be: a checkpoint may have cut it, and SQLite knows of that."""
-        if self._database is None:
-            return False
-        try:
-            _busy, frames, _moved = self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        except sqlite3.Error:  # it looked for what is not there any more
-            return False
-        return bool(frames <= 0)
+        found = [file.stat() for file in (self._path, *beside(self._path))]
+        return [(each.st_dev, each.st_ino) for each in found] if found[0].st_size else None
 
 
 def beside(path: Path) -> list[Path]:
@@ -130,12 +133,53 @@ def beside(path: Path) -> list[Path]:
     return [file.with_name(file.name + end) for end in WRITTEN_LAST]
 
 
+def lock_database(path: Path) -> FileLock:
+    """Keep hubs away from this file, by whatever name they come to it.
+
+    Raises:
+        ConfigError: a hub has it, or it has a second name.
+        OSError: it cannot be locked here.
+    """
+    try:
+        lock = FileLock(path)
+    except FileInUse:
+        raise ConfigError(
+            f"state: {path} belongs to another hub that runs now; stop that one, or name another file"
+        ) from None
+    try:
+        refuse_second_name(path)
+    except ConfigError:
+        lock.close()
+        raise
+    return lock
+
+
+def refuse_second_name(path: Path) -> None:
+    """Raises ConfigError where hard links lead to the file: what SQLite wrote last is beside one of them."""
+    if is_there(path) and path.is_file() and (names := path.stat().st_nlink) > 1:
+        raise ConfigError(
+            f"state: {path} has {names} names (hard links), and what SQLite wrote last is in a file beside "
+            f"one of them. Remove the others (`find / -xdev -samefile {path}` shows them)"
+        )
+
+
 def refuse_torn(path: Path) -> None:
-    """Raises StateLost where a hub has the file open, and what it wrote last is not beside it any more."""
+    """Raises StateLost where a hub runs with it, and what is there is not what that has open."""
     log, _ = beside(path)
-    if not log.exists() and is_locked(path):
+    is_open = is_locked(path)
+    if not is_open and is_name_locked(path):
+        raise StateLost(
+            f"{path} was replaced while the hub runs",
+            "It is not what the hub knows. Stop the hub, and put the file or a backup in its place",
+        )
+    if is_open and not log.exists():
         raise StateLost(
             f"{log} was removed while the hub runs",
             f"What stands in {path.name} is older than what the hub knows. Stop the hub: it writes all "
             "of it there",
+        )
+    if is_open and not are_whole(*beside(path)):
+        raise StateLost(
+            f"{log} was cut or overwritten while the hub runs",
+            f"What stands in {path.name} is older than what the hub knows, and the rest is gone",
         )

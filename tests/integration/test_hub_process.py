@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
@@ -482,6 +482,145 @@ def test_a_log_that_was_emptied_is_missed_and_one_that_a_checkpoint_cut_is_not(h
     hub.kill()
     hub.start()
     assert hub.get("/api/tasks").json["pending"] == ["kept"]  # the file itself is whole
+
+
+def beside(hub: HubProcess, end: str) -> Path:
+    return hub.database.with_name(hub.database.name + end)
+
+
+def cut_the_log(hub: HubProcess, _old: Path) -> None:
+    os.truncate(beside(hub, "-wal"), beside(hub, "-wal").stat().st_size // 2)
+
+
+def blank_the_log(hub: HubProcess, _old: Path) -> None:
+    with beside(hub, "-wal").open("r+b") as file:
+        file.write(bytes(beside(hub, "-wal").stat().st_size))
+
+
+def put_an_older_log_there(hub: HubProcess, old: Path) -> None:
+    shutil.copyfile(old.with_name("older-wal"), beside(hub, "-wal"))
+
+
+def empty_the_index(hub: HubProcess, _old: Path) -> None:
+    os.truncate(beside(hub, "-shm"), 0)
+
+
+def put_another_file_there(hub: HubProcess, old: Path) -> None:
+    shutil.copyfile(old, hub.database)  # as with `cp backup hub.db` in place of a restore
+
+
+def put_all_of_an_older_one_there(hub: HubProcess, old: Path) -> None:
+    for end in ("", "-wal", "-shm"):
+        shutil.copyfile(old.with_name(f"older{end}"), beside(hub, end))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_the_log,
+        blank_the_log,
+        put_an_older_log_there,
+        empty_the_index,
+        put_another_file_there,
+        put_all_of_an_older_one_there,
+    ],
+)
+def test_what_somebody_writes_into_the_open_files_is_missed_before_a_change_is_acknowledged(
+    hub: HubProcess, damage: Callable[[HubProcess, Path], None], tmp_path: Path
+) -> None:
+    hub.start()
+    for name in ("first", "second"):
+        assert hub.post("/api/tasks", {"name": name, "image": "x:1"}).status == 201
+    hub.stop()
+    other = tmp_path / "other.db"
+    shutil.copyfile(hub.database, other)
+    hub.start()
+    for number in range(20):
+        assert hub.post("/api/tasks", {"name": f"more-{number}", "image": "x:1"}).status == 201
+        if number == 10:
+            hub.stop()
+            hub.start()
+    for end in ("", "-wal", "-shm"):
+        shutil.copyfile(beside(hub, end), tmp_path / f"older{end}")
+    assert hub.post("/api/tasks", {"name": "last", "image": "x:1"}).status == 201
+    damage(hub, other if damage is put_another_file_there else tmp_path / "older")
+    for _ in range(2):
+        refused = hub.post("/api/tasks", {"name": "lost", "image": "x:1"})
+        assert (refused.status, refused.json["type"].rpartition(":")[2]) == (503, "state-lost")
+    assert "last" in hub.get("/api/tasks").json["pending"]
+    assert hub.get("/api/events").status == 503
+    assert hub.stop() == 0
+    assert "Traceback" not in hub.log
+
+
+def test_a_backup_of_a_file_that_is_not_the_hubs_any_more_is_refused(hub: HubProcess, tmp_path: Path) -> None:
+    hub.start()
+    assert hub.post("/api/tasks", {"name": "kept", "image": "x:1"}).status == 201
+    blank_the_log(hub, tmp_path)
+    saved = hub.command("backup", str(tmp_path / "backup"))
+    assert (saved.returncode, "was cut or overwritten while the hub runs" in saved.stderr) == (1, True)
+    with closing(sqlite3.connect(tmp_path / "other")) as shell:
+        shell.execute("CREATE TABLE t (a)")
+    (tmp_path / "other").replace(hub.database)
+    saved = hub.command("backup", str(tmp_path / "backup"))
+    assert (saved.returncode, "was replaced while the hub runs" in saved.stderr) == (1, True)
+    assert not (tmp_path / "backup").exists()
+
+
+@pytest.mark.parametrize("how", ["PASSIVE", "FULL", "RESTART", "TRUNCATE"])
+def test_what_another_program_does_through_sqlite_is_no_damage(hub: HubProcess, how: str) -> None:
+    """As those do that copy the log away while the hub runs: they write a row of their own, too."""
+    hub.start()
+    with closing(sqlite3.connect(hub.database, timeout=10, isolation_level=None)) as shell:
+        shell.execute("CREATE TABLE theirs (a)")
+        for number in range(40):
+            assert hub.post("/api/tasks", {"name": f"t-{number}", "image": "x:1"}).status == 201
+            if number % 3:
+                shell.execute(f"PRAGMA wal_checkpoint({how})")
+            if number % 2:
+                shell.execute("INSERT INTO theirs VALUES (randomblob(9000))")
+        shell.execute("DROP TABLE theirs")
+        shell.execute("VACUUM")
+        assert hub.post("/api/tasks", {"name": "after", "image": "x:1"}).status == 201
+    hub.kill()
+    hub.start()
+    assert len(hub.get("/api/tasks").json["pending"]) == 41
+
+
+def test_a_start_that_fails_for_what_may_pass_says_so_and_is_tried_again_by_systemd(
+    hub: HubProcess, tmp_path: Path
+) -> None:
+    hub.start()
+    assert hub.post("/api/tasks", {"name": "kept", "image": "x:1"}).status == 201
+    assert hub.stop() == 0
+    with closing(sqlite3.connect(hub.database, isolation_level=None)) as shell:
+        shell.execute("BEGIN EXCLUSIVE")
+        hub.spawn()
+        assert hub.process is not None
+        assert hub.process.wait(30) == 1  # 78 would be for good
+        assert "Another program has locked it" in hub.log
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(small)], check=True)
+    full = HubProcess(tmp_path, state=f"sqlite:///{small}/hub.db")
+    try:
+        full.start()
+        assert full.post("/api/tasks", {"name": "kept", "image": "x:1"}).status == 201
+        assert full.stop() == 0
+        with suppress(OSError), (small / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(b"x" * 4096)
+        full.spawn()
+        assert full.process is not None
+        assert full.process.wait(30) == 1
+        assert "full" in full.log
+        assert "move it away" not in full.log + hub.log
+        (small / "filler").unlink()
+        full.start()
+        assert full.get("/api/tasks").json["pending"] == ["kept"]
+    finally:
+        full.end()
+        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_a_log_on_a_full_disk_ends_no_hub(hub: HubProcess, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,12 +118,14 @@ def test_a_closed_terminal_stops_the_agent_like_any_stop_but_not_under_nohup(
 ) -> None:
     hub = make_hub()
     hub.task = task("squares", images["worker"])
-    agent, kept = make_agent(hub.url, parallelism=1).start(), make_agent(hub.url, parallelism=1, fresh=True)
-    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which is all that nohup does about it
+    agent, kept = make_agent(hub.url, parallelism=1), make_agent(hub.url, parallelism=1, fresh=True)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests themselves run under
     try:
+        agent.start()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which is all that nohup does about it
         kept.start()
     finally:
-        signal.signal(signal.SIGHUP, ignored)
+        signal.signal(signal.SIGHUP, before)
     eventually(lambda: agent.containers() and kept.containers(), "both run a container")
     for one in (agent, kept):
         one.signal(signal.SIGHUP)
