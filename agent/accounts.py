@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import replace
 from random import Random
 
@@ -147,12 +147,13 @@ class Accounts:
             ran = max(0.0, now - c.started)
             self._keep(replace(c, finished=now), c.instance, end, b"", exit_code=None)
             if wanted is not None and c.spec in {slot.digest for slot in wanted.slots}:
-                self._remember(c.instance, end, ran)
+                self._remember(c.instance, end, ran, c.secrets)
             log.warning("removed by something else", container=c.name, seconds=round(ran, 1))
             self._board.error(end.kind, f"{c.name}: {end.text}", c.instance, task=c.task)
 
     def start_failed(self, slot: SlotSpec, kind: str, text: str) -> None:
         """A slot's container could not be started."""
+        text = mask_values(text, slot.secrets)
         memory = self.memory.get(slot.instance, SlotMemory())
         most = PASSING_MOST if kind in PASSING else FAILURE_MOST
         self.memory[slot.instance] = after_failed_start(
@@ -171,7 +172,7 @@ class Accounts:
             ended=now,
             exit_code=None,
             kind=kind,
-            message=mask_values(text, slot.secrets),
+            message=text,
         )
         self._runs.keep(run, b"")
 
@@ -194,7 +195,7 @@ class Accounts:
             self._keep(container, container.instance, end, tail, exit_code=container.exit_code)
             mine = wanted is not None and container.spec in {slot.digest for slot in wanted.slots}
             if mine and (not asked or known.condemned):
-                self._remember(container.instance, end, ran)
+                self._remember(container.instance, end, ran, container.secrets)
         log.info(
             "ended",
             container=container.name,
@@ -213,12 +214,12 @@ class Accounts:
             await asyncio.sleep(HEARSAY)
         return self._kills.word(container.id, container.finished, by_engine=container.oom, killed=killed)
 
-    def _remember(self, instance: int, end: Exit, ran: float) -> None:
+    def _remember(self, instance: int, end: Exit, ran: float, secrets: Collection[str]) -> None:
         memory = self.memory.get(instance, SlotMemory())
         if end.kind == "interrupted":
             self.memory[instance] = after_interruption(memory)
         else:
-            failure = Reason(end.kind, end.text) if end.is_failure else None
+            failure = Reason(end.kind, mask_values(end.text, secrets)) if end.is_failure else None
             self.memory[instance] = after_exit(memory, failure, ran, time.monotonic(), self._random)
 
     def _keep(

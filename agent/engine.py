@@ -80,7 +80,7 @@ class Engine:
         self._seen: dict[str, Container] = {}
         self._looked = 0.0
         self._tails = asyncio.Semaphore(TAILS_AT_ONCE)
-        self._has_quota = True  # until it says that it has none
+        self._has_quota = True  # until a start shows that it has none
 
     async def platform(self) -> str:
         """The platform of the engine's images, such as `linux/arm64`; asked once, unless configured."""
@@ -219,20 +219,26 @@ class Engine:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.writelines(f"{name}={value}\n" for name, value in slot.env.items())
-            with_quota = self._has_quota
-            try:
-                self._run(slot, path, quota=with_quota)
-            except DockerException as error:
-                if not with_quota or not engine_errors.lacks_quota(error.stderr or ""):
-                    raise
-                self._has_quota = False
-                self._run(slot, path, quota=False)
+            self._run(slot, path)
         except DockerException as error:
             raise self._why_not_started(slot, error, advice) from None
         finally:
             Path(path).unlink(missing_ok=True)
 
-    def _run(self, slot: spec.SlotSpec, env_file: str, *, quota: bool) -> None:
+    def _run(self, slot: spec.SlotSpec, env_file: str) -> None:
+        try:
+            self._run_with(slot, env_file, quota=self._has_quota)
+        except DockerException as error:
+            reached = not engine_errors.is_unreachable(error.return_code, error.stderr or "")
+            may_lack = self._has_quota and slot.scratch is not None and reached
+            if not may_lack or self._stage(slot) is not engine_errors.Stage.CREATE:
+                raise
+            # Where the engine's disk cannot bound a volume it makes no container. That one without a bound is
+            # made shows whether it was that.
+            self._run_with(slot, env_file, quota=False)
+            self._has_quota = False
+
+    def _run_with(self, slot: spec.SlotSpec, env_file: str, *, quota: bool) -> None:
         options = run_options(slot, self._owner, env_file, quota=quota)
         self._docker.container.run(slot.image, slot.command or (), **options)
 

@@ -105,7 +105,6 @@ _NO_APPARMOR = _Row(
     "not-started",
     "install the package `apparmor` on this node; until then its engine starts no container",
 )
-_QUOTA = ("quota", "size")
 _BUSY = "a disk usage operation is already running"
 TRY = (
     "the image's command was not reached; `gridnode check` on the node tells whether it starts any container"
@@ -154,11 +153,6 @@ def not_started(exit_code: int, stderr: str, doing: str, stage: Stage, advice: s
 def is_unreachable(exit_code: int, stderr: str) -> bool:
     """Whether the call did not come to the engine, or had no answer: nothing is known then."""
     return _nothing_reached(exit_code, stderr, "") is not None
-
-
-def lacks_quota(stderr: str) -> bool:
-    """Whether the engine refused a volume since its disk cannot bound one."""
-    return all(word in stderr for word in _QUOTA)
 
 
 def is_busy(text: str) -> bool:

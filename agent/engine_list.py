@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,7 +32,8 @@ ROW = (
     + "]"
 )
 """One line of JSON a container, in a list. A label's text is anybody's: quoted, it stays one value."""
-_SIGNAL = re.compile(r"(?:SIG)?[A-Z][A-Z0-9]{1,9}(?:[+-][0-9]{1,2})?|[1-9][0-9]?")
+_REAL_TIME = re.compile(r"RTMIN\+(?:[1-9]|1[0-5])|RTMAX-(?:[1-9]|1[0-4])")
+_LAST_SIGNAL = 64
 
 MOST_NAMED = 8
 """Names of containers in a warning, at most."""
@@ -127,8 +129,12 @@ def frozen(seen: Mapping[str, Any]) -> Container:
 
 
 def _signal(text: str | None) -> str:
-    """The image's own signal; TERM where it names none, or nothing that is one."""
-    return text.removeprefix("SIG") if text and _SIGNAL.fullmatch(text) else "TERM"
+    """The image's own signal, as the engine reads it; TERM where it names none, or nothing that is one."""
+    name = (text or "").upper().removeprefix("SIG")
+    if name.isdecimal() and name.isascii():
+        return str(int(name)) if 0 < int(name[:4]) <= _LAST_SIGNAL else "TERM"
+    is_known = f"SIG{name}" in signal.Signals.__members__ or _REAL_TIME.fullmatch(name)
+    return name if is_known else "TERM"
 
 
 def _int(text: str | None) -> int | None:

@@ -39,6 +39,8 @@ EVENT_LATE = 10.0
 """Seconds, at most, between a kill and the engine's event: 2 s on a machine that had too much to do."""
 KEPT = 64
 """Rises that are remembered."""
+REPEATED = 256
+"""Events that an engine remembers, and tells again to whoever asks for what was."""
 
 
 class Word(Enum):
@@ -68,7 +70,7 @@ class MemoryKills:
     def __init__(self, count: Callable[[], int | None], now: float) -> None:
         self._count = count
         self._total = count()
-        self._began = self._looked = now
+        self._began = self._counts_since = self._looked = now
         self._rises: deque[_Rise] = deque(maxlen=KEPT)
         self._told: dict[str, float] = {}
         self._outlived: set[str] = set()
@@ -79,7 +81,7 @@ class MemoryKills:
         if total is not None and self._total is not None and total > self._total:
             self._rises.append(_Rise(self._looked, now, total - self._total))
         if self._total is None:
-            self._began = now
+            self._counts_since = now
         self._total, self._looked = total, now
 
     async def watch(self) -> None:
@@ -100,8 +102,10 @@ class MemoryKills:
         self._told[container_id] = at
 
     def forget_gone(self, present: Set[str]) -> None:
-        """Only containers that are still there matter."""
-        self._told = {i: at for i, at in self._told.items() if i in present}
+        """Of what is gone, only so much is remembered as the engine may tell once more."""
+        gone = [i for i in self._told if i not in present]
+        for container_id in gone[: max(0, len(gone) - REPEATED)]:
+            del self._told[container_id]
         self._outlived &= present
 
     def outlived(self, container_id: str, now: float) -> bool:
@@ -119,7 +123,7 @@ class MemoryKills:
         """Whether the engine may still say that a kill of just then was in this container, or in which."""
         if by_engine or container_id in self._told:
             return False
-        is_remembered = ended < self._began and self._looked < self._began + REMEMBERS
+        is_remembered = ended < self._counts_since and self._looked < self._counts_since + REMEMBERS
         return is_remembered or self._find(ended, UNSURE) is not None
 
     def word(self, container_id: str, ended: float, *, by_engine: bool, killed: bool) -> Word:
@@ -127,8 +131,8 @@ class MemoryKills:
         at = self._told.get(container_id)
         if by_engine or at is not None:
             is_claimed = at is None and self._claim(ended, LATE)
-            return Word.EARLIER if killed and not is_claimed and self._is_old(at, ended) else Word.CONTAINER
-        if self._total is None or ended < self._began:
+            return Word.EARLIER if not is_claimed and self._is_old(at, ended) else Word.CONTAINER
+        if self._total is None or ended < self._counts_since:
             return Word.UNKNOWN
         # Nothing is claimed: of two that may be it, neither is cleared by the other.
         return Word.MACHINE if killed and self._find(ended, UNSURE) else Word.NOTHING
@@ -138,7 +142,7 @@ class MemoryKills:
         since = ended - UNSURE
         if at is not None:
             return at < since
-        was_watched = self._total is not None and self._began <= since
+        was_watched = self._total is not None and self._counts_since <= since
         return was_watched and not any(r.after <= ended + LATE and r.before >= since for r in self._rises)
 
     def _claim(self, moment: float, late: float) -> bool:

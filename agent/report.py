@@ -78,7 +78,7 @@ class Report:
     def sentence(self) -> str:
         """The report in one line, for `systemctl status`."""
         what = f"{self.active_containers} containers of {self.task}" if self.task else "no task"
-        return f"{self.status}: {what}" + (f" ({self.reason})" if self.reason else "")
+        return f"{self.status}: {what}" + (f" ({self.reason.text})" if self.reason else "")
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,8 @@ def _list(value: Any) -> Any:
 
 
 def _mount(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("expected paths without control characters")
     parts = value.split(":")
     absolute = len(parts) in (2, 3) and all(part.startswith("/") for part in parts[:2])
     if not absolute or parts[2:] not in ([], ["ro"], ["rw"]):

@@ -6,7 +6,6 @@ variables, which win) into it, or raises ConfigError with one line for each thin
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
 import secrets
@@ -52,8 +51,11 @@ def find(file_name: str, explicit: Path | None, env: Mapping[str, str] = os.envi
     if explicit is not None:
         return explicit
     for path in candidates(file_name, env):
-        with contextlib.suppress(OSError):  # a service's own directory: not for this user
+        try:
             if is_there(path):
+                return path
+        except OSError:  # a service's own directory: not for this user
+            if env.get(CONFIG_VARIABLE):  # the one that was named: who reads it tells why not
                 return path
     return None
 

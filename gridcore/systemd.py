@@ -11,7 +11,10 @@ from contextlib import suppress
 
 
 def notify(*assignments: str) -> None:
-    """Send assignments such as `READY=1` or `STATUS=…`; does nothing where no manager listens."""
+    """Send assignments such as `READY=1` or `STATUS=…`; does nothing where no manager listens.
+
+    An assignment is one line: what breaks it in a text from elsewhere would begin another one.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -20,4 +23,5 @@ def notify(*assignments: str) -> None:
     # A service must not fail because its manager went away.
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.connect(address)
-        channel.sendall("\n".join(assignments).encode())
+        lines = (" ".join(assignment.splitlines()) for assignment in assignments)
+        channel.sendall("\n".join(lines).encode(errors="replace"))

@@ -94,7 +94,8 @@ def find_causes(
     """The causes of what Online nodes reported after `since` and what lasts `now`, those of the most nodes
     first; both in seconds since the epoch. An error about a container counts if its task is `running`.
 
-    A node that is in Error now counts with its reason, however long ago its errors were.
+    A node that is in Error now counts with its reason, however long ago its errors were, unless that is what
+    it last said of another task.
     """
     online = [node for node in nodes if node.is_online]
     found: dict[tuple[str, str], _Found] = {}
@@ -146,7 +147,8 @@ def _sightings(node: Node, since: float, now: float, running: Collection[str]) -
         if (error.instance, error.kind, error.message) in lasting:
             first, _ = times.get((error.kind, error.message), (error.time, 0.0))
             times[error.kind, error.message] = first, error.time
-    now_wrong = live.reason if live.runtime_status == "Error" else None
+    is_about_now = live.task is None or live.task in running
+    now_wrong = live.reason if live.runtime_status == "Error" and is_about_now else None
     for (kind, message), (first, last) in times.items():
         is_reason = now_wrong is not None and kind == live.reason_kind
         yield _Sighting(kind, message, first, max(last, live.last_seen) if is_reason else last)

@@ -77,6 +77,8 @@ def read_database(path: Path) -> Contents:
     """
     if not is_there(path):
         raise ConfigError(f"state: {path}: there is no such file")
+    if path.stat().st_size == 0:  # SQLite would remove the log beside it
+        raise ConfigError(f"state: {path} is empty")
     refuse_second_name(path)
     refuse_torn(path)
     with _opened(resolve(path)) as database:

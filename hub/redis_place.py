@@ -95,6 +95,7 @@ async def find_place(target: RedisTarget, client_name: str) -> Place:
         common = {
             "db": target.database,
             "decode_responses": True,
+            "encoding_errors": "surrogateescape",  # what is no text is no JSON either: damaged
             "protocol": 2,
             "socket_timeout": None,
             "socket_connect_timeout": CONNECT_TIMEOUT,

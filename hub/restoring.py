@@ -40,6 +40,8 @@ async def take_contents(settings: HubSettings) -> Contents:
             found = store.sight.found
             if found is None or not found.standing.list_version:
                 raise BackupError("state: this Redis holds no task list, so there is nothing to back up")
+            if not store.sight.has_seen:
+                await store.sight.take()  # which says what it cannot make sense of
             return await read_store(store)
     except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
         reason = reason_of(error) if isinstance(error, sqlite3.Error) else type(error).__name__

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TOKEN_VARIABLE = config.variable_of("token")
 
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104  the hub's, not ours to listen on
-_END = "-----END CERTIFICATE-----"
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
 OPTIONS = Names("--url", "--ca-file")
@@ -36,8 +36,9 @@ class OwnCertificate(Trust):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         first, end, _ = config.read_text(certificate).partition(_END)
+        _, begin, first = first.rpartition(_BEGIN)  # before that anything may stand
         try:
-            context.load_verify_locations(cadata=first + end)
+            context.load_verify_locations(cadata=(begin + first + end).encode("ascii", "replace").decode())
         except (ssl.SSLError, ValueError):
             raise ConfigError(f"tls_certificate: {certificate} holds no certificate") from None
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

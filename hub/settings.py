@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -236,10 +237,13 @@ SERVICE_CONFIG, SERVICE_STATE = Path("/etc/idm-gridcore"), Path("/var/lib/idm-gr
 
 def first_state(config: Path) -> Path:
     """Where a hub with this first configuration file keeps its state: beside it, unless it is the service."""
-    real = resolve(config)
+    try:
+        real = resolve(config)
+    except OSError:  # writing it will say why
+        real = config.absolute()
     return SERVICE_STATE if real.parent == SERVICE_CONFIG else real.with_name(f"{real.stem}.state.db")
 
 
 def example(config: Path) -> str:
     """A first configuration file to be written there, with a fresh token."""
-    return EXAMPLE.format(token=new_token(), state=f"sqlite:///{quote(str(first_state(config)))}")
+    return EXAMPLE.format(token=new_token(), state=f"sqlite:///{quote(os.fsencode(first_state(config)))}")

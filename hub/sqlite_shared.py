@@ -81,9 +81,11 @@ class OpenFiles:
 
     def are_right(self) -> bool:
         """Whether log and index belong together, and only SQLite has changed the file since `note`."""
+        if os.fstat(self._shared).st_size < _LEAST_INDEX:  # SQLite would read what is not there
+            return False
         seen = self._look()
         if seen is None:
-            return os.fstat(self._shared).st_size >= _LEAST_INDEX
+            return True
         shared, face = seen
         if not shared.is_log(self._log):
             return Shared.read(self._shared) != shared  # it began anew while this looked
@@ -101,8 +103,12 @@ class OpenFiles:
         self._noted = self._look()
 
     def before_close(self) -> None:
-        """Let SQLite close an index that somebody has cut: what it has mapped must be there to be read."""
+        """Let SQLite close an index that somebody has cut: what it has mapped must be there to be read.
+
+        All of it empty, so that it is made anew from the log: half of one says that nothing is in the log.
+        """
         if os.fstat(self._shared).st_size < _LEAST_INDEX:
+            os.ftruncate(self._shared, 0)
             os.ftruncate(self._shared, _LEAST_INDEX)
 
     def close(self) -> None:

@@ -212,6 +212,7 @@ def _give_up_capabilities() -> None:
 def _become_a_process_of_its_own(out: str, err: str) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests themselves run under
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     for target, path, flags in (
         (0, os.devnull, os.O_RDONLY),

@@ -505,6 +505,14 @@ def empty_the_index(hub: HubProcess, _old: Path) -> None:
     os.truncate(beside(hub, "-shm"), 0)
 
 
+def cut_the_index(hub: HubProcess, _old: Path) -> None:
+    os.truncate(beside(hub, "-shm"), 100)
+
+
+def cut_the_index_later(hub: HubProcess, _old: Path) -> None:
+    os.truncate(beside(hub, "-shm"), 20_000)
+
+
 def put_another_file_there(hub: HubProcess, old: Path) -> None:
     shutil.copyfile(old, hub.database)  # as with `cp backup hub.db` in place of a restore
 
@@ -521,6 +529,8 @@ def put_all_of_an_older_one_there(hub: HubProcess, old: Path) -> None:
         blank_the_log,
         put_an_older_log_there,
         empty_the_index,
+        cut_the_index,
+        cut_the_index_later,
         put_another_file_there,
         put_all_of_an_older_one_there,
     ],
@@ -551,6 +561,9 @@ def test_what_somebody_writes_into_the_open_files_is_missed_before_a_change_is_a
     assert hub.get("/api/events").status == 503
     assert hub.stop() == 0
     assert "Traceback" not in hub.log
+    if damage in (empty_the_index, cut_the_index, cut_the_index_later):  # the log is whole
+        hub.start()
+        assert "last" in hub.get("/api/tasks").json["pending"]
 
 
 def test_a_backup_of_a_file_that_is_not_the_hubs_any_more_is_refused(hub: HubProcess, tmp_path: Path) -> None:

@@ -234,6 +234,7 @@ def test_a_redis_that_dropped_a_part_is_not_believed_and_can_be_mended(
     assert there.post("/api/tasks/next").status == 200
 
 
+@pytest.mark.parametrize("nonsense", ["{nonsense", b"\xff\xfe"])
 @pytest.mark.parametrize(
     ("place", "field", "names"),
     [
@@ -245,18 +246,26 @@ def test_a_redis_that_dropped_a_part_is_not_believed_and_can_be_mended(
     ],
 )
 def test_a_state_that_cannot_be_read_ends_no_hub_and_can_be_mended(
-    tmp_path: Path, resources: ExitStack, server: RedisServer, place: str, field: str, names: list[str]
+    tmp_path: Path,
+    resources: ExitStack,
+    server: RedisServer,
+    place: str,
+    field: str,
+    names: list[str],
+    nonsense: str | bytes,
 ) -> None:
     here, there, node = fleet(tmp_path, resources, server)
     assert there.post("/api/tokens", {"role": "viewer", "ttl": 3600, "name": "v"}).status == 201
     with server.client() as client:
         client.hset(STATE, "list", "999.x")
-        client.hset(f"{{gridcore}}:{place}", field, "{nonsense")
+        client.hset(f"{{gridcore}}:{place}", field, nonsense)
     eventually(lambda: is_lost(here) and is_lost(there), "both hubs say that it cannot be read")
     there.stop()
     there.start()
     assert is_lost(there)
     assert len(node.generations) == 1
+    saved = here.command("backup", str(tmp_path / "backup"))
+    assert (saved.returncode, "what redis kept" in saved.stderr.lower()) == (1, True), saved.stderr
     command(there, "accept-loss", "--yes")
     eventually(lambda: not is_lost(here) and not is_lost(there), "both hubs go on")
     assert task_names(here.get("/api/tasks")) == names

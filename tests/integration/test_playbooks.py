@@ -496,6 +496,25 @@ def test_a_node_is_found_by_its_name_in_the_inventory_and_forgotten_for_good(
     )
 
 
+def test_an_old_entry_is_forgotten_without_touching_the_host_of_the_node_that_is_called_the_same(
+    switched: HubProcess, tmp_path: Path
+) -> None:
+    operator = Operator(switched, tmp_path)
+    operator.write(
+        {**LOCAL, "gridcore_api_url": f"http://127.0.0.1:{switched.port}", "gridcore_token": TOKEN},
+        gridcore_agents={"hosts": {"pi-07": {"ansible_host": "127.0.0.1", "ansible_port": 1}}},
+    )
+    register(switched, "old", hostname="pi-07")
+    assert switched.post("/gridnode/deregister", {"node_id": "old"}).status == 204
+    register(switched, "new", hostname="pi-07")
+    said = operator.play("node_forget", check=True, node="old")
+    assert "old would be forgotten" in said
+    said = operator.play("node_forget", node="old")
+    assert "old is forgotten, and no host was touched, since another node is called pi-07, too" in said
+    assert "is not reached" not in said
+    assert [node["id"] for node in switched.get("/api/nodes").json] == ["new"]
+
+
 def test_who_may_not_have_a_node_forgotten_is_told_before_anything_is_changed(
     switched: HubProcess, tmp_path: Path
 ) -> None:

@@ -118,11 +118,9 @@ def test_a_closed_terminal_stops_the_agent_like_any_stop_but_not_under_nohup(
 ) -> None:
     hub = make_hub()
     hub.task = task("squares", images["worker"])
-    agent, kept = make_agent(hub.url, parallelism=1), make_agent(hub.url, parallelism=1, fresh=True)
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests themselves run under
+    agent, kept = make_agent(hub.url, parallelism=1).start(), make_agent(hub.url, parallelism=1, fresh=True)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which is all that nohup does about it
     try:
-        agent.start()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which is all that nohup does about it
         kept.start()
     finally:
         signal.signal(signal.SIGHUP, before)

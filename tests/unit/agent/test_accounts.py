@@ -17,6 +17,9 @@ from agent.memory_kills import MemoryKills
 from agent.planner import Container
 from agent.report import Board
 from agent.runs import Runs
+from agent.settings import Settings
+from agent.spec import NodeFacts, want
+from gridcore.protocol import TaskConfig
 
 
 class Silent:
@@ -87,3 +90,17 @@ def test_a_kill_for_memory_that_a_container_outlives_is_told_once(
     node.accounts.run_on([pool])
     text = "a-pool: the kernel killed a process of it for memory (limit 32 MB), and it runs on"
     assert node.told() == [("out-of-memory", text)]
+
+
+async def test_a_slots_reason_shows_none_of_its_tasks_secrets(node: Node) -> None:
+    secret = "hunter2hunter2"
+    settings = Settings(server_url="http://hub:8080", token="x" * 20)
+    config = TaskConfig(task_name="t", image="x:1", env={"KEY": secret})
+    wanted = want(config, NodeFacts((0,), 8000, "owner"), "n1", settings)
+    [slot] = wanted.slots
+    node.accounts.start_failed(slot, "failed", f"the engine says {secret}")
+    reasons = [str(node.accounts.memory[0].error)]
+    ended = Container("c", "c", "exited", slot.digest, 0, exit_code=1, error=secret, secrets=slot.secrets)
+    await node.accounts.settle(ended, wanted, asked=False)
+    reasons.append(str(node.accounts.memory[0].error))
+    assert [("***" in text, secret in text) for text in reasons] == [(True, False)] * 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.engine_events import EventLines
-from agent.memory_kills import UNSURE, MemoryKills, Word, machine_kills
+from agent.memory_kills import REPEATED, UNSURE, MemoryKills, Word, machine_kills
 
 
 class Kernel:
@@ -111,7 +111,8 @@ def test_who_outlived_a_kill_in_it_was_killed_by_something_else_long_after(
         kills.told(container, 100.0, 100.0)
     assert word(kills, "a", 100.0 + UNSURE) is Word.CONTAINER, "it took its time to end"
     assert word(kills, "b", 101.0 + UNSURE) is Word.EARLIER
-    assert kills.word("b", 101.0 + UNSURE, by_engine=True, killed=False) is Word.CONTAINER, "its own exit"
+    own_exit = kills.word("b", 101.0 + UNSURE, by_engine=True, killed=False)
+    assert own_exit is Word.EARLIER, "a fault hours after a kill that it outlived has nothing to do with that"
 
 
 def test_an_old_kill_that_only_the_engine_remembers_is_told_by_the_counter(kernel: Kernel) -> None:
@@ -158,11 +159,40 @@ def test_a_kill_of_which_the_engine_tells_again_explains_no_other(kernel: Kernel
     assert word(kills, "b", 4.5) is Word.MACHINE, "two were killed, and one was told"
 
 
-def test_what_is_told_of_a_container_goes_with_it(kernel: Kernel) -> None:
+def test_what_an_engine_tells_again_of_a_container_that_is_gone_clears_no_other(kernel: Kernel) -> None:
     kills = MemoryKills(kernel, 0.0)
+    kernel.total = 9
     kills.told("a", 4.0, 4.0)
+    assert word(kills, "b", 4.0) is Word.MACHINE
     kills.forget_gone({"b"})
-    assert word(kills, "a", 5.0) is Word.NOTHING
+    kills.told("a", 4.0, 6.0)
+    assert word(kills, "b", 4.0) is Word.MACHINE
+
+
+def test_an_event_may_come_before_the_list_that_shows_its_container(kernel: Kernel) -> None:
+    kills = MemoryKills(kernel, 0.0)
+    kernel.total = 8
+    kills.told("new", 4.0, 4.0)
+    kills.forget_gone(set())
+    assert word(kills, "new", 4.0) is Word.CONTAINER
+
+
+def test_what_is_remembered_of_containers_that_are_gone_has_an_end(kernel: Kernel) -> None:
+    kills = MemoryKills(kernel, 0.0)
+    for number in range(3 * REPEATED):
+        kills.told(str(number), 4.0, 4.0)
+    kills.forget_gone({"0"})
+    assert word(kills, "0", 4.0) is Word.CONTAINER, "it is there"
+    assert word(kills, str(2 * REPEATED - 1), 4.0) is Word.NOTHING
+    assert word(kills, str(2 * REPEATED), 4.0) is Word.CONTAINER
+
+
+def test_a_kill_that_a_container_outlives_is_found_without_a_counter_too(kernel: Kernel) -> None:
+    kernel.total = None
+    kills = MemoryKills(kernel, 0.0)
+    kills.told("a", 10.0, 10.0)
+    kills.look(10.0 + UNSURE)
+    assert kills.outlived("a", 10.0 + UNSURE)
 
 
 def test_without_a_counter_or_before_it_was_watched_nobody_knows(kernel: Kernel) -> None:

@@ -79,3 +79,8 @@ def test_another_task_ends_the_errors_shown_of_the_last_one_and_loses_none_that_
 def test_texts_are_cut_at_a_kibibyte_of_utf8() -> None:
     assert len(clip("ä" * 2000).encode()) == 1024
     assert len(clip("x" + "ä" * 2000).encode()) == 1023
+
+
+def test_systemd_is_told_the_reason_in_its_words() -> None:
+    report = Report(status="Idle", reason=Reason("owner", "outside hours 22:00-07:00"))
+    assert report.sentence() == "Idle: no task (outside hours 22:00-07:00)"

@@ -28,6 +28,7 @@ def node(
     now: Instant = NOW,
     containers: Sequence[dict[str, Any]] = (),
     kind: str | None = None,
+    task: str | None = None,
 ) -> Node:
     request = RegisterRequest(node_id=node_id, hostname=f"host-{node_id}", architecture="arm", cpu_count=4)
     beat = HeartbeatRequest.model_validate(
@@ -39,6 +40,7 @@ def node(
             "reason": reason,
             "reason_kind": kind,
             "containers": containers,
+            "task": task,
         }
     )
     return registry.heartbeat(registry.register(None, request, node_id, now).node, beat, now)
@@ -318,3 +320,5 @@ def test_what_went_wrong_with_a_task_counts_while_it_runs(
     one = node("a", [failed], "Running", containers=[slot])
     found = find_causes([one], 0.0, NOW.wall, str, running)
     assert [cause.kind for cause in found] == (["failed"] if is_told else [])
+    one = node("a", reason="exit code 1", kind="failed", task=task)
+    assert bool(find_causes([one], 0.0, NOW.wall, str, running)) is is_told, "and so does the node's reason"
