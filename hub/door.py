@@ -76,7 +76,10 @@ class Door:
             await send({"type": "websocket.close", "code": 1008})
         else:
             path, query = _path(scope["path"]), quote(scope["query_string"], safe=QUERY_CHARACTERS)
-            await self._admit({**scope, "path": path, "query_string": query.encode()}, receive, send)
+            # By what name the hub was called decides nothing, and the framework stumbles over some.
+            headers = [*(header for header in scope["headers"] if header[0] != b"host"), (b"host", b"hub")]
+            asked = {**scope, "path": path, "query_string": query.encode(), "headers": headers}
+            await self._admit(asked, receive, send)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         source = self._bearers.source(scope)

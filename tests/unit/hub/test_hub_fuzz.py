@@ -195,6 +195,9 @@ def hub() -> Iterator[Subject]:
 @example(method="GET", path="//", query=b"", given_headers=[], body=b"")
 @example(method="GET", path="http://[", query=b"", given_headers=[], body=b"")
 @example(method="GET", path="/api/tasks", query=b"", given_headers=[(b"host", b"a b:c")], body=b"")
+@example(method="GET", path="/health", query=b"", given_headers=[(b"host", b".a..")], body=b"")
+@example(method="GET", path="/health", query=b"", given_headers=[(b"host", b"a" * 300)], body=b"")
+@example(method="GET", path="/api/tasks", query=b"", given_headers=[(b"host", b"\xff")], body=b"")
 @example(
     method="POST", path="/api/tasks", query=b"", given_headers=[], body=b'{"\\ud800": 1, "name": "\\udfff"}'
 )
