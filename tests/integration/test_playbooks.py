@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -406,6 +407,27 @@ def test_a_hub_that_is_away_is_named_with_what_to_do(tmp_path: Path, hub: HubPro
     assert "hub, which asks the hub, is reached but runs no Python for Ansible" in said
     assert "/no/python3" in said
     assert "ansible_python_interpreter" in said
+
+
+def test_what_a_hub_says_of_a_refusal_commands_no_terminal(tmp_path: Path, hub: HubProcess) -> None:
+    class Lying(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"detail": "no \x1b[31m\x1b]0;title\x07 {{ 6 * 7 }}\x9b2J"}).encode()
+            self.send_response(409)
+            self.send_header("Content-Type", "application/problem+json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    operator = Operator(hub, tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Lying) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        operator.write({**LOCAL, "gridcore_api_url": url, "gridcore_token": TOKEN})
+        said = operator.play("status", fails=True)
+        server.shutdown()
+    assert "{{ 6 * 7 }}" in said
+    assert not re.search("[\x1b\x07\x9b]", said)
 
 
 def test_a_colleague_needs_no_vault_but_a_token_of_his_own(switched: HubProcess, tmp_path: Path) -> None:
