@@ -242,8 +242,8 @@ def _is_missing(path: str) -> bool:
         os.lstat(path)
     except FileNotFoundError:
         return True
-    except (OSError, ValueError):
-        pass  # not for this user to see, or no path
+    except OSError:
+        pass  # not for this user to see
     return False
 
 

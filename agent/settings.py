@@ -101,8 +101,8 @@ def _list(value: Any) -> Any:
 
 
 def _mount(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("expected paths without control characters")
+    if "\0" in value:
+        raise ValueError("expected paths, and no path has a null character")
     parts = value.split(":")
     absolute = len(parts) in (2, 3) and all(part.startswith("/") for part in parts[:2])
     if not absolute or parts[2:] not in ([], ["ro"], ["rw"]):

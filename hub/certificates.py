@@ -95,13 +95,18 @@ def _read_end(path: Path) -> datetime:
         text = path.read_text(encoding="ascii", errors="replace")
     except OSError as error:
         raise ConfigError(f"tls_certificate: {path} cannot be read: {error.strerror}") from None
-    begin, end = text.find(_BEGIN), text.find(_END)
-    if not 0 <= begin < end:
-        raise ConfigError(expected)
     try:
-        return not_after(ssl.PEM_cert_to_DER_cert(text[begin : end + len(_END)]))
+        return not_after(first_of(text))
     except (ValueError, IndexError):
         raise ConfigError(expected) from None
+
+
+def first_of(text: str) -> bytes:
+    """The first certificate of a PEM file, in DER, whatever stands around it. Raises ValueError."""
+    begin, end = text.find(_BEGIN), text.find(_END)
+    if not 0 <= begin < end:
+        raise ValueError("there is no certificate")
+    return ssl.PEM_cert_to_DER_cert(text[begin : end + len(_END)])
 
 
 def not_after(certificate: bytes) -> datetime:

@@ -12,7 +12,8 @@ limits and the end are here, once for both ways. What happens, by state (else no
     CLOSING   dropped            -                       -                   gone
 
 A client that sends no more may still read (`shutdown`), and cannot be told from one that is gone. So what it
-asked is answered, a held question at once and what only reads if that is soon, and then the connection ends.
+asked is answered, a question held here at once, and what only reads with the real server if that is soon (a
+question held there is not). Then the connection ends.
 TLS knows no such half.
 
 A client that does not read its answers is not read either, in any state, and ended after STUCK seconds.

@@ -23,7 +23,7 @@ from hub.errors import StoreFull, StoreUnavailable
 from hub.events import EventQuery, Recorded
 from hub.observed import Instant
 from hub.registry import Node
-from hub.sqlite_errors import advice_on, code_of, reason_of
+from hub.sqlite_errors import advice_on, code_of, words_of
 from hub.sqlite_events import add_events, find_events
 from hub.state import Change, State
 from hub.state_file import StateFile, lock_database
@@ -159,9 +159,9 @@ class SqliteJournal:
         except (sqlite3.Error, StoreUnavailable) as error:
             if advice := advice_on(error):
                 raise StoreUnavailable(
-                    f"state: {self._path} cannot be opened: {reason_of(error)}. {advice}"
+                    f"state: {self._path} cannot be opened: {words_of(error)}. {advice}"
                 ) from None
-            raise self._unusable(reason_of(error)) from None
+            raise self._unusable(words_of(error)) from None
         except (ValueError, KeyError, TypeError) as error:
             raise self._unusable(type(error).__name__) from None
 

@@ -17,7 +17,7 @@ from hub.errors import StoreUnavailable
 from hub.journal_sqlite import open_sqlite
 from hub.redis_repair import open_for_repair, restore_redis
 from hub.settings import HubSettings
-from hub.sqlite_errors import advice_on, reason_of
+from hub.sqlite_errors import advice_on, words_of
 from hub.state_file import lock_database
 from hub.tasklist import TaskList
 
@@ -44,7 +44,7 @@ async def take_contents(settings: HubSettings) -> Contents:
                 await store.sight.take()  # which says what it cannot make sense of
             return await read_store(store)
     except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
-        reason = reason_of(error) if isinstance(error, sqlite3.Error) else type(error).__name__
+        reason = words_of(error) if isinstance(error, sqlite3.Error) else type(error).__name__
         advice = f". {advice}" if (advice := advice_on(error)) else ""
         raise BackupError(f"state: {settings.database or 'redis'} cannot be read: {reason}{advice}") from None
     except OSError as error:

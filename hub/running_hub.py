@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gridcore import config
 from gridcore.errors import ConfigError, HubRefused, HubRejectedToken, HubUnreachable
 from gridcore.trust import Names, Trust
+from hub.certificates import first_of
 from hub.settings import FILE_NAME, HubSettings
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 TOKEN_VARIABLE = config.variable_of("token")
 
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104  the hub's, not ours to listen on
-_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
 OPTIONS = Names("--url", "--ca-file")
@@ -35,10 +35,9 @@ class OwnCertificate(Trust):
         super().__init__(names=OPTIONS)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
-        first, end, _ = config.read_text(certificate).partition(_END)
-        _, begin, first = first.rpartition(_BEGIN)  # before that anything may stand
+        text = config.read_text(certificate)
         try:
-            context.load_verify_locations(cadata=(begin + first + end).encode("ascii", "replace").decode())
+            context.load_verify_locations(cadata=first_of(text))
         except (ssl.SSLError, ValueError):
             raise ConfigError(f"tls_certificate: {certificate} holds no certificate") from None
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -7,7 +7,7 @@ import re
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Self
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -154,7 +154,7 @@ class HubSettings(BaseModel):
     def database(self) -> Path | None:
         """The SQLite file, or None for another kind of state."""
         match = _SQLITE.fullmatch(self.state)
-        return Path(unquote(match["path"])) if match else None
+        return Path(os.fsdecode(unquote_to_bytes(match["path"]))) if match else None
 
     @property
     def redis(self) -> RedisTarget | None:

@@ -18,13 +18,15 @@ def advice_on(error: BaseException) -> str | None:
     return PASSING.get(code_of(error))
 
 
-def reason_of(error: BaseException) -> str:
-    """SQLite's own word for it, on one line."""
-    cause = error.__cause__ if isinstance(error.__cause__, sqlite3.Error) else error
-    return str(cause).splitlines()[0]
+def words_of(error: BaseException) -> str:
+    """SQLite's own words for it, on one line."""
+    return str(_cause_of(error)).splitlines()[0]
 
 
 def code_of(error: BaseException) -> int:
     """SQLite's primary result code of an error, or of its cause; 0 where there is none."""
-    cause = error.__cause__ if isinstance(error.__cause__, sqlite3.Error) else error
-    return int(getattr(cause, "sqlite_errorcode", 0)) & 0xFF
+    return int(getattr(_cause_of(error), "sqlite_errorcode", 0)) & 0xFF
+
+
+def _cause_of(error: BaseException) -> BaseException:
+    return error.__cause__ if isinstance(error.__cause__, sqlite3.Error) else error

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -442,28 +442,38 @@ def test_what_is_kept_beside_the_file_is_missed_before_a_change_is_acknowledged(
         assert hub.get("/api/tasks").json["pending"] == ["kept"]
 
 
-def test_a_state_on_a_full_disk_says_what_helps_there_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+@contextmanager
+def on_a_small_disk(tmp_path: Path, size: str) -> Iterator[tuple[HubProcess, Path]]:
+    """A hub whose state is on a disk of its own, and a file by which that is filled."""
     small = tmp_path / "small"
     small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)], check=True)
     hub = HubProcess(tmp_path, state=f"sqlite:///{small}/hub.db")
     try:
+        yield hub, small / "filler"
+    finally:
+        hub.end()
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def fill_up(file: Path) -> None:
+    with suppress(OSError), file.open("wb", buffering=0) as filler:
+        while True:
+            filler.write(b"x" * 4096)
+
+
+def test_a_state_on_a_full_disk_says_what_helps_there_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    with on_a_small_disk(tmp_path, "1m") as (hub, filler):
         hub.start()
         assert hub.post("/api/tasks", {"name": "t", "image": "x:1"}).status == 201
-        with suppress(OSError), (small / "filler").open("wb") as filler:
-            while True:
-                filler.write(b"x" * 4096)
-                filler.flush()
+        fill_up(filler)
         more = {"name": "u", "image": "x" * 400}
         for answer in (hub.post("/api/tasks", more), hub.request("DELETE", "/api/tasks/t")):
             assert (answer.status, answer.json["type"].rpartition(":")[2]) == (503, "store-full")
             assert "Make room on its disk" in answer.json["detail"]
         assert hub.get("/api/tasks").json["pending"] == ["t"]
-        (small / "filler").unlink()
+        filler.unlink()
         assert hub.request("DELETE", "/api/tasks/t").status == 204
-    finally:
-        hub.end()
-        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_a_log_that_was_emptied_is_missed_and_one_that_a_checkpoint_cut_is_not(hub: HubProcess) -> None:
@@ -577,6 +587,11 @@ def test_a_backup_of_a_file_that_is_not_the_hubs_any_more_is_refused(hub: HubPro
     (tmp_path / "other").replace(hub.database)
     saved = hub.command("backup", str(tmp_path / "backup"))
     assert (saved.returncode, "was replaced while the hub runs" in saved.stderr) == (1, True)
+    hub.database.write_bytes(b"")
+    hub.kill()
+    saved = hub.command("backup", str(tmp_path / "backup"))
+    assert (saved.returncode, "hub.db is empty" in saved.stderr) == (78, True), saved
+    assert beside(hub, "-wal").exists(), "what is beside an empty file is left there"
     assert not (tmp_path / "backup").exists()
 
 
@@ -600,7 +615,7 @@ def test_what_another_program_does_through_sqlite_is_no_damage(hub: HubProcess, 
     assert len(hub.get("/api/tasks").json["pending"]) == 41
 
 
-def test_a_start_that_fails_for_what_may_pass_says_so_and_is_tried_again_by_systemd(
+def test_a_start_that_fails_for_what_may_pass_says_so_and_does_not_end_for_good(
     hub: HubProcess, tmp_path: Path
 ) -> None:
     hub.start()
@@ -612,28 +627,19 @@ def test_a_start_that_fails_for_what_may_pass_says_so_and_is_tried_again_by_syst
         assert hub.process is not None
         assert hub.process.wait(30) == 1  # 78 would be for good
         assert "Another program has locked it" in hub.log
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(small)], check=True)
-    full = HubProcess(tmp_path, state=f"sqlite:///{small}/hub.db")
-    try:
+    with on_a_small_disk(tmp_path, "600k") as (full, filler):
         full.start()
         assert full.post("/api/tasks", {"name": "kept", "image": "x:1"}).status == 201
         assert full.stop() == 0
-        with suppress(OSError), (small / "filler").open("wb", buffering=0) as filler:
-            while True:
-                filler.write(b"x" * 4096)
+        fill_up(filler)
         full.spawn()
         assert full.process is not None
         assert full.process.wait(30) == 1
         assert "full" in full.log
         assert "move it away" not in full.log + hub.log
-        (small / "filler").unlink()
+        filler.unlink()
         full.start()
         assert full.get("/api/tasks").json["pending"] == ["kept"]
-    finally:
-        full.end()
-        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_a_log_on_a_full_disk_ends_no_hub(hub: HubProcess, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -618,6 +618,9 @@ def test_the_status_says_what_may_be_lost_and_where_the_last_words_are(
     lines = [line.strip() for line in shown(Operator(switched, tmp_path).play("status"))]
     assert lines[2] == f"! {told}"
     assert "its last words: node_logs.yml -e node=crashing -e instance=3 -e previous=1" in lines
+    beat(switched, "crashing", **now, errors=[{**error, "instance": None, "kind": "disk"}], **why)
+    lines = [line.strip() for line in shown(Operator(switched, tmp_path).play("status"))]
+    assert "its last words: node_logs.yml -e node=crashing -e instance=0 -e previous=1" in lines
 
 
 def try_second(hub: HubProcess) -> None:

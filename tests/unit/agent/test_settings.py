@@ -52,6 +52,7 @@ def test_the_defaults_are_the_protocols(tmp_path: Path) -> None:
         ('mounts = ["data:/data"]', "mounts.0", '"/on/this/machine:/in/the/container"'),
         ('mounts = ["/data:/data:z"]', "mounts.0", '"/on/this/machine:/in/the/container"'),
         ('mounts = ["/data:/scratch/"]', "mounts.0", "not free for a mount"),
+        ('mounts = ["/da\\u0000ta:/x"]', "mounts.0", "no path has a null character"),
         ('mounts = ["/data:/x/../scratch"]', "mounts.0", "not free for a mount"),
         ('mounts = ["/data:/"]', "mounts.0", "not free for a mount"),
         ('network = "--host"', "network", "pattern"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from gridcore import config
 from gridcore.errors import ConfigError
 from hub import running_hub
 from hub.cli import main
-from hub.settings import HubSettings
+from hub.settings import HubSettings, example
+from tests.servers.authority import Authority
 
 GOOD = "an-example-secret-of-some-length"
 DIGITS = "83920174659283746501"
@@ -154,3 +156,28 @@ def test_variables_of_the_other_program_are_left_to_it(file: Path) -> None:
 
 def test_the_file_that_a_variable_names_may_stand_in_quotes(file: Path) -> None:
     assert config.candidates("computehub.toml", {config.CONFIG_VARIABLE: f'"{file}"'}) == [file]
+
+
+def test_a_file_that_was_named_and_cannot_be_looked_at_is_not_taken_for_missing(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert config.find("x.toml", None, {"IDM_GRIDCORE_CONFIG": str(loop)}) == loop
+    named = tmp_path / "idm-gridcore"
+    named.symlink_to(named)
+    assert config.find("x.toml", None, {"XDG_CONFIG_HOME": str(tmp_path)}) is None
+
+
+def test_a_first_configuration_is_told_for_any_path(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff") / "computehub.toml"
+    path.parent.mkdir()
+    path.write_text(example(path))
+    assert "%FF" in path.read_text()
+    assert hub(path).database == path.with_name("computehub.state.db")
+
+
+def test_words_around_a_hubs_certificate_hinder_no_command(tmp_path: Path) -> None:
+    (tmp_path / "ca").mkdir()
+    pair = Authority(tmp_path / "ca").issue("hub")
+    file = tmp_path / "named.pem"
+    file.write_text(f"# Rechnerraum Köln\n{pair.certificate.read_text()}# Ende für heute\n")
+    assert running_hub.OwnCertificate(file).context.cert_store_stats()["x509"] == 1
